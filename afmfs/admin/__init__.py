@@ -1,0 +1,1 @@
+"""afmctl, the administrator's command line."""

@@ -1,0 +1,43 @@
+"""Errors that are no errno of a file system call.
+
+What an application sees is a plain ``OSError`` with the exact errno. These are for the people who
+mount and steer:
+
+AfmError            carries the errno that a write to ``.afm/control`` answers
+├── Refused         a mount or a command is refused; says why, and the way out
+├── UnknownCommand  no such command, or malformed words (EINVAL)
+└── Damaged         the cache's own data contradicts itself
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class AfmError(Exception):
+    """An error with an errno and a sentence that says what to do."""
+
+    errno = errno.EIO
+
+    def __init__(self, message: str, *, errno: int | None = None) -> None:
+        super().__init__(message)
+        if errno is not None:
+            self.errno = errno
+
+
+class Refused(AfmError):
+    """The request is understood and not allowed now. EBUSY unless said otherwise."""
+
+    errno = errno.EBUSY
+
+
+class UnknownCommand(AfmError):
+    """The words make no command."""
+
+    errno = errno.EINVAL
+
+
+class Damaged(AfmError):
+    """The cache contradicts itself: nothing may be built on it."""
+
+    errno = errno.EIO

@@ -1,0 +1,101 @@
+"""Actions: what the gateway does at home for a batch of entries.
+
+A batch is executed in three phases, and again in the same order when it is in doubt:
+names first (a new object is made together with its content), then the content and attributes of
+what home already held, then the times of the directories that were touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from afmfs.model.ranges import Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The merged effect of SIZE, WRITE, ATTR and XATTR entries on one inode.
+
+    At home, in this order: cut to `smallest` if longer; set the size to `size`; write `ranges`
+    from the blob (a hole in them is a hole made at home); then attributes and times.
+    """
+
+    smallest: int | None = None  # smallest size that any entry set; None: no entry set one
+    size: int | None = None  # size after the last entry; None: known only as "what home has, or
+    # the end of the last range if that is more"
+    ranges: Ranges = ()  # sorted, disjoint, half-open byte ranges; none reaches beyond `size`
+    attr: bool = False  # mode and owner are to be set (times always are)
+    xattrs: frozenset[bytes] = frozenset()
+
+    @property
+    def changes_bytes(self) -> bool:
+        return self.smallest is not None or bool(self.ranges)
+
+
+Place = tuple[int, bytes]
+"""A name: (inode number of its directory, name)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    ids: tuple[int, ...]  # entries that are executed with it, ascending
+    ino: int
+    kind: int  # S_IFMT bits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Make(Action):
+    """A new object with its content. With `replaces` it is written beside and renamed over."""
+
+    place: Place
+    content: Content = field(default_factory=Content)
+    replaces: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link(Action):
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove(Action):
+    place: Place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rename(Action):
+    place: Place
+    target: Place
+    replaces: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange(Action):
+    place: Place
+    target: Place
+    other: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Push(Action):
+    """Content and attributes of an inode that home holds already (files, directories, ...)."""
+
+    content: Content
+
+
+NameAction = Make | Link | Remove | Rename | Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What is executed as one: safe to execute again after any interruption (crash-rules.md)."""
+
+    names: tuple[NameAction, ...]  # in an order that respects their dependencies
+    pushes: tuple[Push, ...]  # after the names; independent of each other
+    settled: tuple[int, ...]  # entries that need nothing at home (made and removed in one window)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Every entry of the batch, ascending."""
+        every = [i for a in (*self.names, *self.pushes) for i in a.ids]
+        return tuple(sorted([*every, *self.settled]))

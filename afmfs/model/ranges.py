@@ -1,0 +1,55 @@
+"""Sets of bytes as sorted, disjoint, non-touching half-open ranges."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+
+Range = tuple[int, int]
+Ranges = tuple[Range, ...]
+
+
+def add(ranges: Ranges, start: int, end: int) -> Ranges:
+    """`ranges` with [start, end) in it; neighbours that touch become one."""
+    if start >= end:
+        return ranges
+    first = bisect_left(ranges, start, key=lambda r: r[1])
+    last = bisect_right(ranges, end, key=lambda r: r[0])
+    if first < last:
+        start, end = min(start, ranges[first][0]), max(end, ranges[last - 1][1])
+    return (*ranges[:first], (start, end), *ranges[last:])
+
+
+def cut(ranges: Ranges, size: int) -> Ranges:
+    """`ranges` below `size`."""
+    return tuple((a, min(b, size)) for a, b in ranges if a < size)
+
+
+def subtract(ranges: Ranges, start: int, end: int) -> Ranges:
+    """`ranges` without [start, end)."""
+    kept: list[Range] = []
+    for a, b in ranges:
+        kept += [(x, y) for x, y in ((a, min(b, start)), (max(a, end), b)) if x < y]
+    return tuple(kept)
+
+
+def within(ranges: Ranges, start: int, end: int) -> Ranges:
+    """The part of `ranges` that lies in [start, end)."""
+    return tuple((max(a, start), min(b, end)) for a, b in ranges if a < end and b > start)
+
+
+def gaps(ranges: Ranges, start: int, end: int) -> Ranges:
+    """The part of [start, end) that is not in `ranges`."""
+    missing: list[Range] = []
+    for a, b in within(ranges, start, end):
+        if start < a:
+            missing.append((start, a))
+        start = b
+    if start < end:
+        missing.append((start, end))
+    return tuple(missing)
+
+
+def total(ranges: Iterable[Range]) -> int:
+    """Bytes in `ranges`."""
+    return sum(b - a for a, b in ranges)
