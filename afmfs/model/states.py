@@ -1,0 +1,135 @@
+"""The one word that `getstate` shows, derived from small machines and never stored.
+
+What is stored or held is a handful of independent facts: the admin's stop, a plan being written,
+the link to home, recovery, the inconsistency found, the queue, and whether anybody came by. The
+word follows from them by precedence, so no two of them can ever disagree about it.
+
+The order. From Stopped down to Dirty each word tells of something that keeps changes from home,
+the strongest first. The last three tell of a fileset with nothing pending:
+
+FlushOnly   comes before Active and Inactive, as it says that nobody knows yet whether home is
+            there. Were Inactive to win, a fresh mount, which nothing has touched by its nature,
+            would never show it and would look healthy before home had been seen once.
+Active      home was reached, and something has touched the fileset since the mount.
+Inactive    home was reached, and nothing has. Active has no condition of its own, it is what
+            remains; so "Active before Inactive" can only mean that the first touch makes it Active.
+
+A cache that is not mounted has no gateway to wait for: with nothing pending it is Inactive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+
+
+class State(StrEnum):
+    """AFM's words, highest first."""
+
+    STOPPED = "Stopped"
+    QUEUE_ONLY = "QueueOnly"
+    UNMOUNTED = "Unmounted"
+    DISCONNECTED = "Disconnected"
+    RECOVERY = "Recovery"
+    NEEDS_RESYNC = "NeedsResync"
+    DIRTY = "Dirty"
+    FLUSH_ONLY = "FlushOnly"
+    ACTIVE = "Active"
+    INACTIVE = "Inactive"
+
+
+class Link(Enum):
+    """What the gateway last said of home."""
+
+    UNKNOWN = "unknown"  # since the mount it has neither reached home nor failed to
+    UP = "up"
+    DISCONNECTED = "disconnected"  # an I/O, network or time-out error, from the first probe on
+    UNMOUNTED = "unmounted"  # home's path or marker is missing, or another's
+
+
+AWAY = frozenset({State.UNMOUNTED, State.DISCONNECTED})
+"""States in which home can't be asked anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Everything that the shown state depends on. Texts are empty where there is nothing to say."""
+
+    mounted: bool = True
+    stopped: bool = False  # by the admin; lasts over mounts
+    planning: str = ""  # what a plan is being written for: "resync", "failover"
+    link: Link = Link.UNKNOWN
+    link_reason: str = ""  # why home is away, or what the gateway is doing about an unknown link
+    recovering: bool = False  # what was in doubt at the mount is being settled
+    needs_resync: str = ""  # the inconsistency that was found
+    pending: int = 0  # entries in both queues
+    requeued: int = 0  # of them: refused by home, tried again later
+    resyncing: bool = False
+    touched: bool = False  # something but getstate has used the fileset since the mount
+
+
+def shown(facts: Facts) -> State:
+    """The state of a fileset. Total: every combination of facts has exactly one."""
+    return next((state for state, holds, _ in _RULES if holds(facts)), State.ACTIVE)
+
+
+def reason(facts: Facts) -> str:
+    """A sentence on why `shown(facts)` is what it is; empty where the word says it all."""
+    return next((why(facts) for _, holds, why in _RULES if holds(facts)), "")
+
+
+def _dirty(facts: Facts) -> str:
+    if not facts.pending:
+        return "a resync is running"
+    noun = "entry is" if facts.pending == 1 else "entries are"
+    text = f"{facts.pending} {noun} pending"
+    if facts.requeued:
+        text += f", {facts.requeued} of them requeued after an error at home"
+    return text
+
+
+_Rule = tuple[State, Callable[[Facts], bool], Callable[[Facts], str]]
+
+_RULES: tuple[_Rule, ...] = (
+    (
+        State.STOPPED,
+        lambda f: f.stopped,
+        lambda f: "stopped by the administrator; `start` lets the queue go on",
+    ),
+    (
+        State.QUEUE_ONLY,
+        lambda f: bool(f.planning),
+        lambda f: f"the plan of a {f.planning} is being written",
+    ),
+    (
+        State.UNMOUNTED,
+        lambda f: f.link is Link.UNMOUNTED,
+        lambda f: f.link_reason or "home's path or marker is missing",
+    ),
+    (
+        State.DISCONNECTED,
+        lambda f: f.link is Link.DISCONNECTED,
+        lambda f: f.link_reason or "home does not answer",
+    ),
+    (
+        State.RECOVERY,
+        lambda f: f.recovering,
+        lambda f: "what was under way when the last mount ended is being settled",
+    ),
+    (State.NEEDS_RESYNC, lambda f: bool(f.needs_resync), lambda f: f.needs_resync),
+    (State.DIRTY, lambda f: bool(f.pending) or f.resyncing, _dirty),
+    (
+        State.FLUSH_ONLY,
+        lambda f: f.mounted and f.link is Link.UNKNOWN,
+        lambda f: f.link_reason or "the gateway has not reached home since the mount",
+    ),
+    (
+        State.INACTIVE,
+        lambda f: not f.touched,
+        lambda f: (
+            "nothing has used it since the mount" if f.mounted else "the cache is not mounted"
+        ),
+    ),
+)
+"""Highest first; what none of them claims is Active."""

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from afmfs.model.states import Facts, Link, State, reason, shown
+
+QUIET = Facts(link=Link.UP, touched=True)
+
+TABLE = [
+    (QUIET, State.ACTIVE),
+    (replace(QUIET, touched=False), State.INACTIVE),
+    (replace(QUIET, link=Link.UNKNOWN), State.FLUSH_ONLY),
+    (Facts(), State.FLUSH_ONLY),
+    (Facts(mounted=False), State.INACTIVE),
+    (Facts(mounted=False, pending=3), State.DIRTY),
+    (replace(QUIET, pending=1), State.DIRTY),
+    (replace(QUIET, link=Link.UNKNOWN, pending=1), State.DIRTY),
+    (replace(QUIET, touched=False, pending=1), State.DIRTY),
+    (replace(QUIET, resyncing=True), State.DIRTY),
+    (replace(QUIET, pending=1, needs_resync="a size"), State.NEEDS_RESYNC),
+    (replace(QUIET, needs_resync="a size"), State.NEEDS_RESYNC),
+    (replace(QUIET, needs_resync="a size", recovering=True), State.RECOVERY),
+    (replace(QUIET, link=Link.DISCONNECTED, recovering=True), State.DISCONNECTED),
+    (replace(QUIET, link=Link.UNMOUNTED, needs_resync="a size"), State.UNMOUNTED),
+    (replace(QUIET, link=Link.UNMOUNTED, planning="resync"), State.QUEUE_ONLY),
+    (replace(QUIET, planning="resync", stopped=True), State.STOPPED),
+]
+
+
+@pytest.mark.parametrize(("facts", "state"), TABLE)
+def test_shown(facts: Facts, state: State) -> None:
+    assert shown(facts) is state
+
+
+# For each state a fact that calls for it, alone enough to lift any quieter fileset to it.
+CALLS = [
+    (State.STOPPED, {"stopped": True}),
+    (State.QUEUE_ONLY, {"planning": "resync"}),
+    (State.UNMOUNTED, {"link": Link.UNMOUNTED}),
+    (State.DISCONNECTED, {"link": Link.DISCONNECTED}),
+    (State.RECOVERY, {"recovering": True}),
+    (State.NEEDS_RESYNC, {"needs_resync": "why"}),
+    (State.DIRTY, {"pending": 1}),
+    (State.DIRTY, {"resyncing": True}),
+    (State.FLUSH_ONLY, {"link": Link.UNKNOWN, "mounted": True}),
+]
+RANK = {state: n for n, state in enumerate(State)}
+
+facts_ = st.builds(
+    Facts,
+    mounted=st.booleans(),
+    stopped=st.booleans(),
+    planning=st.sampled_from(["", "resync", "failover"]),
+    link=st.sampled_from(Link),
+    link_reason=st.sampled_from(["", "no route to host"]),
+    recovering=st.booleans(),
+    needs_resync=st.sampled_from(["", "a.txt changed at home"]),
+    pending=st.integers(0, 3),
+    requeued=st.integers(0, 3),
+    resyncing=st.booleans(),
+    touched=st.booleans(),
+)
+
+
+@given(facts_, st.sampled_from(CALLS))
+def test_a_fact_calls_for_its_state_and_yields_only_to_higher_ones(
+    facts: Facts, call: tuple[State, dict[str, object]]
+) -> None:
+    state, fact = call
+    before, after = shown(facts), shown(replace(facts, **fact))  # type: ignore[arg-type]
+    if "link" in fact and before in (State.UNMOUNTED, State.DISCONNECTED):
+        return  # the link can say one thing at a time
+    assert after is min(before, state, key=RANK.__getitem__)
+
+
+@given(facts_)
+def test_every_state_but_active_has_a_reason(facts: Facts) -> None:
+    assert bool(reason(facts)) is (shown(facts) is not State.ACTIVE)
+
+
+def test_reason_says_how_much_is_pending() -> None:
+    assert reason(replace(QUIET, pending=1)) == "1 entry is pending"
+    assert reason(replace(QUIET, pending=9, requeued=2)) == (
+        "9 entries are pending, 2 of them requeued after an error at home"
+    )
+    assert reason(replace(QUIET, link=Link.DISCONNECTED, link_reason="EIO")) == "EIO"
+
+
+def test_the_enumeration_is_the_order_of_precedence() -> None:
+    states = " ".join(State)
+    assert states == (
+        "Stopped QueueOnly Unmounted Disconnected Recovery NeedsResync Dirty"
+        " FlushOnly Active Inactive"
+    )
