@@ -1,0 +1,315 @@
+"""Bytes of files: reading, writing, changing the size. Never waits for home but to read what is not here.
+
+The order of writes is the subject of this file (crash-rules.md, "the cache's own writes"):
+
+* new bytes go to the blob first, then the transaction makes them valid (new-blob-first);
+* bytes that are valid are overwritten after the transaction with the entry (overwrite-entry-first),
+  and only once a durable entry says that the file is being overwritten in place (overwrite-durable,
+  in-place-mark);
+* bytes in reclaim are destroyed before anything new comes to where they are (reclaim-sync);
+* between an entry and its blob write no durable point starts (point-drains).
+
+Code between two awaits is alone: the fast paths have none and need no lock. What has one holds the
+inode's lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from afmfs.cache.blobs import Blobs
+from afmfs.cache.inode import Inode
+from afmfs.cache.locks import InodeLocks
+from afmfs.cache.store import Store
+from afmfs.cache.validity import Validity
+from afmfs.model import ranges
+from afmfs.model.entry import IN_PLACE, Op
+from afmfs.model.ranges import Ranges
+
+MAX_SIZE = (1 << 63) - 1
+
+
+class Content:
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        validity: Validity,
+        locks: InodeLocks,
+        sync_wal: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._store, self._blobs, self._validity = store, blobs, validity
+        self._locks, self._sync_wal = locks, sync_wal
+        self._in_place: dict[int, int] = {}  # inode -> a durable, unretired in-place entry of it
+        self._in_reclaim = blobs.in_reclaim
+        self.half = 0  # operations between their entry and their blob write
+        self.drained = trio.Event()
+        self.drained.set()
+        self.truncated: Callable[[int], None] = lambda ino: None  # voids fetches that are under way
+
+    # -- reading ---------------------------------------------------------------------------------
+
+    async def read(self, inode: Inode, offset: int, size: int) -> bytes:
+        """Bytes that need nothing from home: the caller has fetched what was missing."""
+        end = min(offset + size, inode.size)
+        if offset >= end:
+            return b""
+        if inode.whole:
+            return await self._read_blob(inode, offset, end - offset)
+        out = bytearray(end - offset)  # not valid and not missing is beyond home_valid: zeros
+        for a, b in self._validity.valid(inode, offset, end):
+            out[a - offset : b - offset] = await self._read_blob(inode, a, b - a)
+        return bytes(out)
+
+    async def _read_blob(self, inode: Inode, offset: int, size: int) -> bytes:
+        fd = self._blobs.descriptor(inode)
+        if fd is None:
+            return bytes(size)
+        buffer = bytearray(size)
+        try:
+            done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            done = 0
+        if done < size:
+            await self._read_slowly(fd, buffer, done, offset)
+        return bytes(buffer)
+
+    async def _read_slowly(self, fd: int, buffer: bytearray, done: int, offset: int) -> None:
+        """The rest of a read that memory alone does not answer; what lies past the end is zeros."""
+        if os.fstat(fd).st_size <= offset + done:
+            return
+
+        def fill(done: int = done) -> None:
+            while done < len(buffer):
+                n = os.preadv(fd, [memoryview(buffer)[done:]], offset + done)
+                if n == 0:
+                    return
+                done += n
+
+        self._blobs.borrow(fd)
+        try:
+            await trio.to_thread.run_sync(fill)
+        finally:
+            self._blobs.give_back(fd)
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    async def write(self, inode: Inode, offset: int, data: bytes) -> int:
+        """All of `data` is here and queued when this returns; durable after a durable point."""
+        ino, end = inode.ino, offset + len(data)
+        if end > MAX_SIZE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        if ino in self._locks or ino in self._in_reclaim:
+            async with self._locks.hold(ino):
+                await self._reclaim_now(inode, end)
+                await self._write(inode, offset, end, data)
+            return len(data)
+        valid = self._validity.valid(inode, offset, end)
+        if valid and inode.nlink and not self._has_durable_in_place(ino):
+            async with self._locks.hold(ino):
+                await self._write(inode, offset, end, data)
+        else:
+            self._write_at_once(inode, offset, end, data, valid)
+        return len(data)
+
+    async def _write(self, inode: Inode, offset: int, end: int, data: bytes) -> None:
+        """As `_write_at_once`, with the wait for the log that the first overwrite in place needs."""
+        valid = self._validity.valid(inode, offset, end)
+        if not valid or not inode.nlink or self._has_durable_in_place(inode.ino):
+            self._write_at_once(inode, offset, end, data, valid)
+            return
+        self._write_new(inode, offset, end, data, valid)
+        number = self._commit_write(inode, offset, end, valid)
+        self._begin_half()
+        try:
+            # Power lost with the blob new and the log old would leave a changed block that
+            # counts as clean: the entry is made durable before the bytes are touched.
+            await self._sync_wal()
+            self._in_place[inode.ino] = number
+            self._write_valid(inode, offset, data, valid)
+        finally:
+            self._end_half()
+
+    def _write_at_once(
+        self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges
+    ) -> None:
+        self._write_new(inode, offset, end, data, valid)  # blob first: kill -9 here changes nothing
+        self._commit_write(inode, offset, end, valid)
+        if valid:  # entry first: kill -9 here pushes the old bytes once more
+            self._write_valid(inode, offset, data, valid)
+
+    def _write_new(
+        self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges
+    ) -> None:
+        if not valid:
+            self._blobs_for(inode)
+            self._blobs.write(inode, offset, data)
+            return
+        view = memoryview(data)
+        for a, b in ranges.gaps(valid, offset, end):
+            self._blobs_for(inode)
+            self._blobs.write(inode, a, view[a - offset : b - offset])
+
+    def _write_valid(self, inode: Inode, offset: int, data: bytes, valid: Ranges) -> None:
+        self._blobs_for(inode)
+        view = memoryview(data)
+        for a, b in valid:
+            self._blobs.write(inode, a, view[a - offset : b - offset])
+
+    def _blobs_for(self, inode: Inode) -> None:
+        """A generation for the blob; which one becomes part of the inode with the transaction."""
+        if not inode.gen:
+            inode.gen = self._store.entries.take()
+
+    def _commit_write(self, inode: Inode, offset: int, end: int, valid: Ranges) -> int:
+        """The transaction of a write: marks, size, times and entries. The in-place entry's number."""
+        store, now = self._store, time.time_ns()
+        number = in_place = 0
+        size = max(inode.size, end)
+        with store:
+            if inode.nlink:
+                for a, b in ranges.gaps(valid, offset, end):
+                    number = store.append(Op.WRITE, inode, start=a, end=b)
+                for a, b in valid:
+                    number = in_place = store.append(
+                        Op.WRITE, inode, start=a, end=b, flags=IN_PLACE
+                    )
+            if inode.whole:
+                store.counters.cached_bytes += size - inode.size
+            else:
+                self._mark(inode, offset, end, size)
+            store.save(
+                inode,
+                size=size, gen=inode.gen, mtime=now, ctime=now, changed=number or inode.changed,
+            )  # fmt: skip
+        return in_place
+
+    def _mark(self, inode: Inode, start: int, end: int, size: int) -> None:
+        """Mark bytes of a file that is not whole as valid, and count the blocks that completes."""
+        before = self._validity.cached_blocks(inode)[1]
+        self._validity.mark(inode, start, end, size)
+        if size != inode.size:
+            self._store.save(inode, size=size)
+        self._validity.become_whole(inode)
+        self._store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
+
+    def _has_durable_in_place(self, ino: int) -> bool:
+        return ino in self._in_place
+
+    def retired(self, ino: int, entry: int) -> None:
+        """An in-place entry was retired: the next overwrite needs a durable one of its own."""
+        if self._in_place.get(ino, entry + 1) <= entry:
+            del self._in_place[ino]
+
+    def _begin_half(self) -> None:
+        if not self.half:
+            self.drained = trio.Event()
+        self.half += 1
+
+    def _end_half(self) -> None:
+        self.half -= 1
+        if not self.half:
+            self.drained.set()
+
+    # -- size ------------------------------------------------------------------------------------
+
+    async def resize(self, inode: Inode, size: int, *, changes: dict[str, int]) -> None:
+        """Set the size, and the other `changes` of attributes with it, in one transaction."""
+        if size > MAX_SIZE:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        ino = inode.ino
+        if ino in self._locks or ino in self._in_reclaim:
+            async with self._locks.hold(ino):
+                await self._reclaim_now(inode, size)
+                self._resize(inode, size, changes)
+        else:
+            self._resize(inode, size, changes)
+
+    def _resize(self, inode: Inode, size: int, changes: dict[str, int]) -> None:
+        store = self._store
+        with store:
+            number = store.append(Op.SIZE, inode, end=size) if inode.nlink else inode.changed
+            before = self._validity.cached_blocks(inode)[1]
+            if size == 0:
+                self._empty(inode)
+            elif size < inode.size:
+                self._shrink(inode, size)
+            store.save(
+                inode,
+                size=size, home_valid=min(inode.home_valid, size), changed=number, **changes,
+            )  # fmt: skip
+            store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
+
+    def _empty(self, inode: Inode) -> None:
+        """Nothing is left: a new generation, the old blob goes to reclaim (truncate-new-generation)."""
+        if inode.gen:
+            self._store.reclaim(inode, 0)
+        if not inode.whole:
+            self._validity.forget(inode)
+        self._in_reclaim.discard(inode.ino)
+        self._store.save(inode, gen=0, whole=True)
+        self.truncated(inode.ino)
+
+    def _shrink(self, inode: Inode, size: int) -> None:
+        """The generation stays, so that fsynced blocks keep their age; the tail goes to reclaim
+        (shrink-keeps-generation)."""
+        self._validity.shrink(inode, size)
+        if inode.gen:
+            self._store.reclaim(inode, size)
+            self._in_reclaim.add(inode.ino)
+        self.truncated(inode.ino)
+
+    async def _reclaim_now(self, inode: Inode, end: int) -> None:
+        """Before the file grows over bytes in reclaim, or new bytes come to them: destroy them now.
+
+        The shrink is made durable first, or power loss would bring the row back without its data.
+        Under the inode's lock.
+        """
+        if inode.ino in self._in_reclaim and end > inode.size:
+            await self._sync_wal()
+            self.reclaim_tail(inode)
+
+    def reclaim_tail(self, inode: Inode) -> None:
+        """Destroy what lies beyond the file's size. The shrink is durable; under the inode's lock."""
+        self._blobs.cut(inode, inode.size)
+        with self._store as store:
+            store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (inode.ino, inode.gen))
+        self._in_reclaim.discard(inode.ino)
+
+    # -- bytes that arrive from home -------------------------------------------------------------
+
+    def fill(self, inode: Inode, start: int, data: memoryview, point: int) -> None:
+        """Put fetched bytes where nothing is valid (fetch-not-valid), and mark what they complete.
+
+        `data` begins at `start` and reaches `home_valid` or a block's end. Under no lock: nothing
+        awaits between the caller's check that the request is not void and the return.
+        """
+        end = min(start + len(data), inode.home_valid)
+        if inode.whole or start >= end:
+            return
+        for a, b in self._validity.missing(inode, start, end):
+            self._blobs_for(inode)
+            self._write_sparsely(inode, a, data[a - start : b - start])
+        with self._store as store:
+            store.execute("INSERT INTO fresh VALUES (?,?,?,?)", (inode.ino, start, end, point))
+            store.save(inode, gen=inode.gen)
+            if end == inode.home_valid:  # from here to the end of the block everything is zeros
+                block = self._validity.block
+                end = min(inode.size, -(-end // block) * block)
+            self._mark(inode, start, end, inode.size)
+
+    def _write_sparsely(self, inode: Inode, offset: int, data: memoryview) -> None:
+        """Home's holes stay holes: pieces that are all zeros are not written."""
+        for low in range(0, len(data), 65536):
+            piece = data[low : low + 65536]
+            if piece.nbytes and any_set(piece):
+                self._blobs.write(inode, offset + low, piece)
+
+
+def any_set(piece: memoryview) -> bool:
+    return bytes(piece).count(0) != len(piece)

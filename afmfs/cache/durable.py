@@ -1,0 +1,180 @@
+"""Durable points: moments from which everything before them is on stable storage.
+
+What needs one: a batch before it is executed at home, an outcome before it is recorded, the
+destruction of data (reclaim). One runs at least every `durable_interval`, and nothing is done where
+nothing has changed since the last. `fsync` of one file is a small one for that file alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import trio
+
+from afmfs.cache.blobs import Blobs
+from afmfs.cache.content import Content
+from afmfs.cache.inode import Inode
+from afmfs.cache.locks import InodeLocks
+from afmfs.cache.store import Store
+
+log = logging.getLogger(__name__)
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_FAST_S = 0.0003
+"""A flush quicker than this runs on the loop thread: the hop to another costs as much."""
+
+
+def syncfs(fd: int) -> None:
+    """Everything on the file system of `fd` is on stable storage on return."""
+    if _libc.syncfs(fd) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+
+
+class Durable:
+    def __init__(self, store: Store, blobs: Blobs, locks: InodeLocks) -> None:
+        self._store, self._blobs, self._locks = store, blobs, locks
+        self._content: Content | None = None
+        self.point = 1 + (store.execute("SELECT max(point) FROM fresh").fetchone()[0] or 0)
+        self.durable_entry = int(store.get("durable_entry", 0))
+        self._clean_at = -1  # value of store.commits that the last point covers
+        self._running = trio.Lock()
+        self._flush_s = 1.0  # how long a flush of the log takes: running mean
+        self.after: list[Callable[[], None]] = []  # called after each point
+
+    def attach(self, content: Content) -> None:
+        self._content = content
+
+    async def sync_wal(self) -> None:
+        """Every committed transaction is durable on return."""
+        await self._flush(self._store.sync_wal)
+
+    async def _flush(self, flush: Callable[[], None]) -> None:
+        """Run a flush on the loop thread while this disk is quicker than a hop to another."""
+        start = time.perf_counter()
+        if self._flush_s < _FAST_S:
+            flush()
+        else:
+            await trio.to_thread.run_sync(flush)
+        self._flush_s += (time.perf_counter() - start - self._flush_s) / 4
+
+    async def make(self) -> int:
+        """A durable point; returns the number of the last entry that it covers.
+
+        Everything that returned before the call is durable on return.
+        """
+        async with self._running:
+            if self._store.commits == self._clean_at:
+                return self.durable_entry
+            # An operation between its entry and its blob write would be pushed with the old bytes
+            # and be forgotten (point-drains).
+            while self._content is not None and self._content.half:
+                await self._content.drained.wait()
+            # The number is taken at the start: what is marked while the disk works belongs to the
+            # next point (number-at-start).
+            number, last = self.point, self._store.entries.last
+            self.point += 1
+            clean_at = self._store.commits
+            created, self._blobs.created = self._blobs.created, set()
+            try:
+                await trio.to_thread.run_sync(syncfs, self._blobs.root_descriptor)
+            except BaseException:
+                self._blobs.created |= created
+                raise
+            with self._store as store:
+                store.put("durable_entry", last)
+                store.execute("DELETE FROM fresh WHERE point <= ?", (number,))
+            if self._store.commits == clean_at + 1:
+                clean_at += 1  # nothing but the point's own record was written meanwhile
+            await trio.to_thread.run_sync(self._store.sync_wal)  # point-recorded
+            self.durable_entry, self._clean_at = last, clean_at
+            await self._reclaim()
+        for call in self.after:
+            call()
+        return last
+
+    async def fsync(self, inode: Inode) -> None:
+        """The file's bytes and all that names it are durable on return.
+
+        A point of one file: its blob first, then the record that its entries need no doubt
+        (point-recorded), then the log.
+        """
+        content = self._content
+        if not inode.is_file or not inode.gen or inode.changed <= max(
+            self.durable_entry, inode.synced
+        ):
+            await self.sync_wal()
+            return
+        assert content is not None
+        while inode.ino in self._locks and content.half:
+            await content.drained.wait()
+        mark, fd = inode.changed, self._blobs.descriptor(inode)
+        if fd is not None:
+            await self._sync_blob(inode.ino, fd)
+        with self._store as store:
+            store.save(inode, synced=mark)
+        await self.sync_wal()
+
+    async def _sync_blob(self, ino: int, fd: int) -> None:
+        created = ino in self._blobs.created
+
+        def flush() -> None:
+            os.fdatasync(fd)
+            if created:  # its name has to survive as well
+                shard = self._blobs.shard_descriptor(ino)
+                try:
+                    os.fsync(shard)
+                finally:
+                    os.close(shard)
+
+        self._blobs.borrow(fd)
+        try:
+            await self._flush(flush)
+        finally:
+            self._blobs.give_back(fd)
+        self._blobs.created.discard(ino)
+
+    async def _reclaim(self) -> None:
+        """Destroy what was queued for it before the point (destroy-waits).
+
+        A row queued after the log was flushed waits for the next point (reclaim-numbered): rows
+        are read before anything else runs.
+        """
+        rows = self._store.execute("SELECT ino, gen, start FROM reclaim").fetchall()
+        if not rows:
+            return
+        await self.sync_wal()
+        for ino, gen, start in rows:
+            if start == 0:
+                self._blobs.remove(ino, gen)
+                with self._store as store:
+                    store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (ino, gen))
+            else:
+                await self._reclaim_tail(ino, gen)
+
+    async def _reclaim_tail(self, ino: int, gen: int) -> None:
+        async with self._locks.hold(ino):
+            row = self._store.execute(
+                "SELECT start FROM reclaim WHERE ino=? AND gen=?", (ino, gen)
+            ).fetchone()
+            inode = self._store.inode(ino)
+            if row and row[0] and inode is not None and inode.gen == gen:
+                assert self._content is not None
+                await self.sync_wal()  # it may have been queued again meanwhile
+                self._content.reclaim_tail(inode)
+
+    async def run(self, interval_s: float) -> None:
+        """A point every `interval_s` while things change; numbers are reserved in time."""
+        while True:
+            await trio.sleep(interval_s)
+            for numbers in (self._store.entries, self._store.inos):
+                if numbers.running_out:
+                    numbers.reserve()
+            try:
+                await self.make()
+            except OSError as exc:
+                log.error("the cache's disk refuses to be synced: %s", exc)

@@ -1,0 +1,161 @@
+"""Bringing uncached blocks: each is fetched once, however many wait for it.
+
+A fetch that is under way is void once anything was unmarked below it (a truncation, an eviction): its
+bytes may be older than what was pushed since (fetch-unchanged). A write does not void it: what was
+written is valid, and the answer only goes where nothing is (fetch-not-valid).
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+from collections.abc import Callable
+
+import trio
+
+from afmfs.cache.content import Content
+from afmfs.cache.inode import Inode, Stamp
+from afmfs.cache.link import GatewayLink, close_all
+from afmfs.cache.namespace import failed
+from afmfs.cache.store import Store
+from afmfs.cache.validity import Validity
+from afmfs.gateway.protocol import MAX_FETCH, Message
+from afmfs.model import blocks
+
+READ_AHEAD = 8
+"""Most blocks that a run of sequential reads brings ahead of itself."""
+ATTEMPTS = 50
+"""How often a fetch that was voided, or told to come again, is tried."""
+
+
+class _Flight:
+    """One request: blocks [first, last] of an inode."""
+
+    __slots__ = ("done", "error", "first", "last", "void")
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.void = first, last, False
+        self.error: OSError | None = None
+        self.done = trio.Event()
+
+
+class Fetcher:
+    def __init__(
+        self,
+        store: Store,
+        content: Content,
+        validity: Validity,
+        link: GatewayLink,
+        point: Callable[[], int],
+    ) -> None:
+        self._store, self._content, self._validity = store, content, validity
+        self._link, self._point = link, point
+        self._flights: dict[int, list[_Flight]] = {}
+        self._runs: dict[int, tuple[int, int]] = {}  # inode -> next block of a run, blocks ahead
+        self.nursery: trio.Nursery | None = None
+
+    def void(self, ino: int) -> None:
+        """What is under way for the inode is worthless."""
+        for flight in self._flights.get(ino, ()):
+            flight.void = True
+        self._runs.pop(ino, None)
+
+    async def ensure(self, inode: Inode, start: int, end: int) -> None:
+        """Bring what is missing of [start, end). EIO if home can't be asked or does not answer;
+        ESTALE if home's version is not the known one."""
+        for _ in range(ATTEMPTS):
+            numbers = self._validity.uncached_blocks(inode, start, end)
+            if not numbers:
+                return
+            waits = [self._flight_of(inode, number) for number in numbers]
+            flights = {flight for flight in waits if flight is not None}
+            flights |= set(self._launch(inode, [n for n, f in zip(numbers, waits, strict=True) if not f]))
+            self._read_ahead(inode, numbers)
+            for flight in flights:
+                await flight.done.wait()
+                if flight.error is not None:
+                    raise OSError(*flight.error.args)
+        raise failed(errno.EIO)
+
+    def _flight_of(self, inode: Inode, number: int) -> _Flight | None:
+        for flight in self._flights.get(inode.ino, ()):
+            if flight.first <= number <= flight.last and not flight.void:
+                return flight
+        return None
+
+    def _launch(self, inode: Inode, numbers: list[int]) -> list[_Flight]:
+        """One request for each run of neighbouring blocks."""
+        assert self.nursery is not None
+        most = max(1, MAX_FETCH // self._validity.block)
+        launched: list[_Flight] = []
+        for number in numbers:
+            flight = launched[-1] if launched else None
+            if flight and number == flight.last + 1 and number - flight.first < most:
+                flight.last = number
+            else:
+                launched.append(_Flight(number, number))
+        for flight in launched:
+            self._flights.setdefault(inode.ino, []).append(flight)
+            self.nursery.start_soon(self._fly, inode, flight)
+        return launched
+
+    def _read_ahead(self, inode: Inode, numbers: list[int]) -> None:
+        """A run of sequential reads brings 1, 2, 4, 8 blocks more than it asked for."""
+        following, ahead = self._runs.get(inode.ino, (-1, 0))
+        ahead = min(max(1, ahead * 2), READ_AHEAD) if numbers[0] == following else 0
+        if len(self._runs) > 1024:
+            self._runs.clear()
+        first = numbers[-1] + 1
+        self._runs[inode.ino] = (first + ahead, ahead)
+        if ahead:
+            size = self._validity.block
+            wanted = self._validity.uncached_blocks(inode, first * size, (first + ahead) * size)
+            self._launch(inode, [n for n in wanted if self._flight_of(inode, n) is None])
+
+    async def _fly(self, inode: Inode, flight: _Flight) -> None:
+        try:
+            await self._fetch(inode, flight)
+        except OSError as exc:
+            flight.error = exc
+        finally:
+            remaining = self._flights[inode.ino]
+            remaining.remove(flight)
+            if not remaining:
+                del self._flights[inode.ino]
+            flight.done.set()
+
+    async def _fetch(self, inode: Inode, flight: _Flight) -> None:
+        size = self._validity.block
+        start = flight.first * size
+        end = min((flight.last + 1) * size, inode.home_valid)
+        if start >= end:
+            return  # truncated meanwhile: nothing is missing any more
+        reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
+        try:
+            if reply["errno"] == errno.EAGAIN:
+                await trio.sleep(0.02)  # home is being renamed under it, or a doubt is being settled
+                return
+            if reply["errno"]:
+                raise failed(reply["errno"])
+            if flight.void or self._store.inode(inode.ino) is not inode:
+                return
+            self._put(inode, start, reply, fds[0])
+        finally:
+            close_all(fds)
+
+    def _put(self, inode: Inode, start: int, reply: Message, fd: int) -> None:
+        length = reply["length"]
+        stamp = reply.get("stamp")
+        if stamp:
+            self._adopt(inode, Stamp(stamp["size"], stamp["mtime"], stamp["ino"]))
+        if length:
+            with mmap.mmap(fd, length, prot=mmap.PROT_READ) as data, memoryview(data) as view:
+                self._content.fill(inode, start, view, self._point())
+
+    def _adopt(self, inode: Inode, stamp: Stamp) -> None:
+        """Another version at home that agrees with every cached byte is the known one from now on."""
+        if (inode.home_size, inode.home_mtime, inode.home_ino) != stamp:
+            with self._store as store:
+                store.save(
+                    inode, home_size=stamp.size, home_mtime=stamp.mtime, home_ino=stamp.ino
+                )

@@ -1,0 +1,297 @@
+"""The mount process's end of the socket to its gateway.
+
+Starts the gateway, starts it again when it dies, and goes on without it. A request that needs home
+has a deadline, and fails at once while home is known to be away: whoever waits in the kernel may
+hold a lock that others need.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import logging
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import trio
+
+from afmfs.cache.namespace import failed
+from afmfs.gateway import protocol
+from afmfs.gateway.protocol import Message, close_all
+from afmfs.model.states import Link as LinkState
+
+log = logging.getLogger(__name__)
+
+RESTART_S = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses before a gateway that died is started again; the last one repeats."""
+
+
+class GatewayProcess(Protocol):
+    """What `subprocess.Popen` and the tests' stand-in have in common."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def kill(self) -> None: ...
+
+
+def start_gateway(cache: Path, home: int, sock: socket.socket) -> GatewayProcess:
+    """A gateway process that talks over `sock`; its command line names the cache."""
+    words = ["--home", str(home), "--fd", str(sock.fileno())]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "afmfs.gateway.process", str(cache), *words],
+        pass_fds=[sock.fileno()],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C at a terminal is for the mount process to handle
+    )
+
+
+@dataclass
+class HomeView:
+    """What is known here of home, as the gateway last said it."""
+
+    link: LinkState = LinkState.UNKNOWN
+    reason: str = ""
+    hint: str = ""
+    properties: dict[str, Any] = field(default_factory=dict)
+    statvfs: dict[str, int] = field(default_factory=dict)
+    home_st: dict[str, Any] = field(default_factory=dict)
+    num_exec: int = 0
+    executing: int = 0
+    requeued: int = 0
+    latency_s: float = 0.0
+    life: float = -math.inf  # trio time of the last sign of life
+
+
+class _Request:
+    __slots__ = ("done", "fds", "reply")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.reply: Message | None = None
+        self.fds: list[int] = []
+
+
+Handler = Callable[[Message], Awaitable[None]]
+
+
+class GatewayLink:
+    def __init__(
+        self,
+        start: Callable[[socket.socket], GatewayProcess],
+        hello: Callable[[], Message],
+        *,
+        home_timeout_s: float,
+        life_timeout_s: float,
+    ) -> None:
+        self._start, self._hello = start, hello
+        self._home_timeout_s, self._life_timeout_s = home_timeout_s, life_timeout_s
+        self.home = HomeView()
+        self.changed = trio.Event()  # set, and replaced, when `home.link` changes
+        self.handlers: dict[str, Handler] = {}
+        self._rids = itertools.count(1)
+        self._requests: dict[int, _Request] = {}
+        self._outbox, self._to_send = trio.open_memory_channel[Message](math.inf)
+        self._sock: trio.socket.SocketType | None = None
+        self.process: GatewayProcess | None = None
+        self.stopping = False
+
+    # -- what the fileset asks -------------------------------------------------------------------
+
+    def post(self, message: Message) -> None:
+        """Send without an answer; dropped where no gateway runs (the next one is greeted anew)."""
+        if self._sock is not None:
+            self._outbox.send_nowait(message)
+
+    async def request(self, kind: str, **fields: Any) -> tuple[Message, list[int]]:
+        """Ask for something of home. EIO if it is away, or shows no sign of life in time.
+
+        The caller closes the descriptors that come with the answer.
+        """
+        if self.home.link is LinkState.UNKNOWN:
+            with trio.move_on_after(max(3.0, self._life_timeout_s)):
+                await self.wait_known()
+        if self.home.link is not LinkState.UP or self._sock is None:
+            raise failed(errno.EIO)
+        rid, request = next(self._rids), _Request()
+        self._requests[rid] = request
+        try:
+            self.post({"type": kind, "rid": rid, **fields})
+            await self._wait(request)
+        finally:
+            del self._requests[rid]
+        if request.reply is None:
+            raise failed(errno.EIO)
+        return request.reply, request.fds
+
+    async def _wait(self, request: _Request) -> None:
+        """Until it is answered, or home has been silent for too long."""
+        started = trio.current_time()
+        patience = max(self._life_timeout_s, 4 * self.home.latency_s)
+        with trio.move_on_at(started + self._home_timeout_s):
+            while not request.done.is_set():
+                silent_at = max(started, self.home.life) + patience
+                with trio.move_on_at(silent_at):
+                    await request.done.wait()
+                    return
+                if trio.current_time() >= max(started, self.home.life) + patience:
+                    return
+
+    async def wait_known(self) -> None:
+        """Until the gateway has tried home for the first time."""
+        while self.home.link is LinkState.UNKNOWN and not self.home.reason:
+            await self.changed.wait()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep a gateway running until cancelled."""
+        for failures in itertools.count():
+            began = trio.current_time()
+            try:
+                await self._serve_one()
+            except OSError as exc:
+                log.error("gateway: %s", exc)
+            if self.stopping:
+                return
+            self._gone("the gateway process ended")
+            if trio.current_time() - began > 60:
+                failures = 0
+            await trio.sleep(RESTART_S[min(failures, len(RESTART_S) - 1)])
+
+    async def _serve_one(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self.process = self._start(theirs)
+        sock = trio.socket.from_stdlib_socket(ours)
+        try:
+            self._sock = sock
+            self._outbox.send_nowait(self._hello())
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send_all, sock)
+                await self._receive_all(sock, nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            self._sock = None
+            while True:  # what was meant for the gateway that is gone
+                try:
+                    self._to_send.receive_nowait()
+                except trio.WouldBlock:
+                    break
+            sock.close()
+            with trio.CancelScope(shield=True):
+                await self.reap()
+
+    async def _send_all(self, sock: trio.socket.SocketType) -> None:
+        async for message in self._to_send:
+            try:
+                await sock.send(protocol.encode(message))
+            except OSError:
+                return  # the receiving side sees the end, too
+
+    async def _receive_all(self, sock: trio.socket.SocketType, nursery: trio.Nursery) -> None:
+        while True:
+            try:
+                data, ancillary, _, _ = await sock.recvmsg(
+                    protocol.LIMIT, socket.CMSG_SPACE(4 * protocol.MAX_FDS), socket.MSG_CMSG_CLOEXEC
+                )
+            except ConnectionError:
+                return
+            fds = protocol.descriptors(ancillary)
+            if not data:
+                return
+            self.home.life = trio.current_time()
+            try:
+                message = protocol.decode(data)
+            except protocol.ProtocolError as exc:
+                log.error("gateway: %s", exc)
+                close_all(fds)
+                continue
+            self._take(message, fds, nursery)
+
+    def _take(self, message: Message, fds: list[int], nursery: trio.Nursery) -> None:
+        kind = message["type"]
+        if kind in ("fetched", "listed", "dropped"):
+            request = self._requests.get(message["rid"])
+            if request is None:
+                close_all(fds)  # whoever asked has given up
+            else:
+                request.reply, request.fds = message, fds
+                request.done.set()
+            return
+        close_all(fds)
+        match kind:
+            case "connected":
+                view = self.home
+                view.properties, view.statvfs = message["properties"], message["statvfs"]
+                view.home_st = message["home_st"]
+                self._set_link(LinkState.UP, "", "")
+            case "away":
+                state = LinkState(message["state"].lower())
+                self._set_link(state, message["reason"], message.get("hint") or "")
+                self._fail_requests()
+            case "refused":
+                self._set_link(LinkState.UNMOUNTED, message["reason"], message["hint"])
+                self._fail_requests()
+            case "status":
+                view = self.home
+                view.num_exec, view.executing = message["num_exec"], message["executing"]
+                view.requeued = message["requeued"]
+                view.latency_s = (message.get("latency_ms") or 0) / 1000
+                view.statvfs = message.get("statvfs") or view.statvfs
+            case "outcomes":
+                self.home.num_exec = message["num_exec"]
+        handler = self.handlers.get(kind)
+        if handler is not None:
+            nursery.start_soon(handler, message)
+
+    def _set_link(self, link: LinkState, reason: str, hint: str) -> None:
+        self.home.link, self.home.reason, self.home.hint = link, reason, hint
+        self.changed.set()
+        self.changed = trio.Event()
+
+    def _fail_requests(self) -> None:
+        for request in self._requests.values():
+            request.done.set()
+
+    def _gone(self, reason: str) -> None:
+        """Without a gateway nothing is known of home."""
+        self.home.executing = 0
+        self._set_link(LinkState.UNKNOWN, reason, "")
+        self._fail_requests()
+
+    async def stop(self) -> None:
+        """End the gateway: asked first, killed after 2 s, left behind if stuck in a dead home."""
+        self.stopping = True
+        self.post({"type": "bye"})
+        await self.reap()
+
+    async def reap(self) -> None:
+        process = self.process
+        if process is None:
+            return
+        with trio.move_on_after(2):
+            while process.poll() is None:
+                await trio.sleep(0.01)
+        if process.poll() is None:
+            process.kill()
+            with trio.move_on_after(1):
+                while process.poll() is None:
+                    await trio.sleep(0.01)
+        if process.poll() is None:
+            log.error("gateway %d is stuck at home and is left behind", process.pid)
+        self.process = None
+
+    def kill(self) -> None:
+        """End a gateway that holds up the cache; the next one starts by itself."""
+        if self.process is not None:
+            log.error("gateway %d does not answer and is killed", self.process.pid)
+            os.kill(self.process.pid, signal.SIGKILL)

@@ -1,0 +1,128 @@
+"""Reading directories from home: once each, in steps, when they are first looked into.
+
+Until a directory is complete nobody sees into it, so what a crash left of a half-read one can be
+thrown away and read again.
+"""
+
+from __future__ import annotations
+
+import mmap
+import stat
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import trio
+
+from afmfs.cache.inode import LISTED, READING, UNREAD, Inode
+from afmfs.cache.link import GatewayLink, close_all
+from afmfs.cache.namespace import Namespace, failed
+from afmfs.cache.store import Store, must
+
+STEP = 256
+"""Entries that enter in one transaction; other requests are answered between two."""
+
+
+class Lister:
+    def __init__(self, store: Store, namespace: Namespace, link: GatewayLink) -> None:
+        self._store, self._namespace, self._link = store, namespace, link
+        self._under_way: dict[int, trio.Event] = {}
+
+    async def ensure(self, directory: Inode) -> None:
+        """The directory's names are here when this returns. EIO if home can't be asked."""
+        while directory.listed != LISTED:
+            event = self._under_way.get(directory.ino)
+            if event is not None:
+                await event.wait()
+                continue
+            event = self._under_way[directory.ino] = trio.Event()
+            try:
+                await self._read(directory)
+            finally:
+                del self._under_way[directory.ino]
+                event.set()
+
+    async def _read(self, directory: Inode) -> None:
+        reply, fds = await self._link.request("list", ino=directory.ino)
+        try:
+            if reply["errno"]:
+                raise failed(reply["errno"])
+            await self._enter_all(directory, reply["count"], fds)
+        except BaseException:
+            self.discard(directory)
+            raise
+        finally:
+            close_all(fds)
+
+    async def _enter_all(self, directory: Inode, count: int, fds: list[int]) -> None:
+        with self._store as store:
+            store.save(directory, listed=READING)
+        subdirectories = 0
+        for step in _steps(fds[0]) if count else ():
+            with self._store:
+                for row in step:
+                    subdirectories += self._enter(directory, row)
+            await trio.lowlevel.checkpoint()
+        with self._store as store:
+            store.save(directory, listed=LISTED, nlink=2 + subdirectories)
+
+    def _enter(self, directory: Inode, row: list[Any]) -> bool:
+        """One entry of home; whether it is a directory."""
+        name, mode, uid, gid, size, atime, mtime, ctime, home_ino, nlink, rdev, target, xattrs = row
+        is_dir, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
+        linked = self._linked(home_ino) if nlink > 1 and not is_dir else None
+        if linked is None:
+            linked = self._store.add(
+                Inode(
+                    self._store.inos.take(), mode, uid, gid, rdev, nlink if home_ino else 1, size,
+                    atime, mtime, ctime,
+                    whole=not (is_file and size), home_valid=size if is_file else 0,
+                    listed=UNREAD if is_dir else LISTED,
+                    home_size=size, home_mtime=mtime, home_ino=home_ino, target=target,
+                )
+            )  # fmt: skip
+            if home_ino and nlink > 1 and not is_dir:
+                self._store.execute("INSERT INTO homelink VALUES (?,?)", (home_ino, linked.ino))
+            for key, value in xattrs or ():
+                self._store.execute("INSERT INTO xattr VALUES (?,?,?)", (linked.ino, key, value))
+        self._namespace.enter(directory.ino, name, linked.ino)
+        return is_dir
+
+    def _linked(self, home_ino: int | None) -> Inode | None:
+        """The inode of another name of the same file at home."""
+        row = self._store.execute(
+            "SELECT ino FROM homelink WHERE home_ino=?", (home_ino,)
+        ).fetchone()
+        return must(self._store.inode(row[0]), row[0]) if row else None
+
+    def discard(self, directory: Inode) -> None:
+        """Throw away what was entered of a directory that is not complete."""
+        discard(self._store, directory)
+
+
+def discard(store: Store, directory: Inode) -> None:
+    """Forget the names of a directory that was being read; nobody has seen them."""
+    rows = store.execute("SELECT ino FROM dentry WHERE parent=?", (directory.ino,)).fetchall()
+    with store:
+        store.execute("DELETE FROM dentry WHERE parent=?", (directory.ino,))
+        for (ino,) in rows:
+            inode = store.inode(ino)
+            if inode and not store.execute("SELECT 1 FROM dentry WHERE ino=?", (ino,)).fetchone():
+                store.delete(inode)
+        store.save(directory, listed=UNREAD)
+
+
+def _steps(fd: int) -> Iterator[list[Any]]:
+    """The entries in a memory file that holds one msgpack list after the other."""
+    import os
+
+    with mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ) as data:
+        unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
+        unpacker.feed(data)
+        step: list[Any] = []
+        for row in unpacker:
+            step.append(row)
+            if len(step) == STEP:
+                yield step
+                step = []
+        yield step

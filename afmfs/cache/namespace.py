@@ -1,0 +1,294 @@
+"""Names: every operation on the tree, as one transaction with its queue entries.
+
+All directories that an operation looks into have been read from home before it is called; nothing
+here waits. Errors are the errno that a local file system gives. The kernel has checked permissions,
+and that no directory moves below itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+
+from afmfs.cache.inode import LISTED, Inode
+from afmfs.cache.store import Store, must
+from afmfs.model.entry import LAST, UNLINKED, Op
+
+NOREPLACE, EXCHANGE = 1, 2
+"""Flags of rename, as renameat2(2) has them."""
+
+DIRECTORY_SIZE = 4096
+_SLOTS = 8
+
+
+def cookie(name: bytes) -> int:
+    """The first of the eight places that a name may have in its directory's listing; > 0."""
+    return (int.from_bytes(blake2b(name, digest_size=8).digest(), "little") >> 2) + 16
+
+
+def failed(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+class Namespace:
+    def __init__(self, store: Store, is_open: Callable[[int], bool]) -> None:
+        self._store, self._is_open = store, is_open
+        self.ghosts: dict[int, Inode] = {}  # removed, while the kernel may still ask for them
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def find(self, parent: int, name: bytes) -> Inode | None:
+        """The inode at a name of a directory that has been read."""
+        row = self._row(parent, name)
+        return must(self._store.inode(row[1]), row[1]) if row else None
+
+    def _row(self, parent: int, name: bytes) -> tuple[int, int] | None:
+        first = cookie(name)
+        row: tuple[int, int] | None = self._store.execute(
+            "SELECT cookie, ino FROM dentry WHERE parent=? AND cookie>=? AND cookie<? AND name=?",
+            (parent, first, first + _SLOTS, name),
+        ).fetchone()
+        return row
+
+    def is_empty(self, ino: int) -> bool:
+        return not self._store.execute(
+            "SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (ino,)
+        ).fetchone()
+
+    def places(self, ino: int) -> list[tuple[int, bytes]]:
+        """All known names of an inode."""
+        return self._store.execute("SELECT parent, name FROM dentry WHERE ino=?", (ino,)).fetchall()
+
+    # -- rows of the directory tree, in the caller's transaction ------------------------------------
+
+    def enter(self, parent: int, name: bytes, ino: int) -> None:
+        """Put a name into a directory where it is not."""
+        first = cookie(name)
+        taken = {
+            c
+            for (c,) in self._store.execute(
+                "SELECT cookie FROM dentry WHERE parent=? AND cookie>=? AND cookie<?",
+                (parent, first, first + _SLOTS),
+            )
+        }
+        for place in range(first, first + _SLOTS):
+            if place not in taken:
+                self._store.execute("INSERT INTO dentry VALUES (?,?,?,?)", (parent, place, name, ino))
+                return
+        raise failed(errno.ENOSPC)  # nine names of one 62-bit hash in one directory
+
+    def _leave(self, parent: int, row: tuple[int, int]) -> None:
+        self._store.execute("DELETE FROM dentry WHERE parent=? AND cookie=?", (parent, row[0]))
+
+    def _touch(self, directory: Inode, now: int, links: int = 0) -> None:
+        if links:
+            self._store.save(directory, mtime=now, ctime=now, nlink=directory.nlink + links)
+        else:
+            self._store.save(directory, mtime=now, ctime=now)
+
+    # -- making ----------------------------------------------------------------------------------
+
+    def make(
+        self,
+        parent: Inode,
+        name: bytes,
+        *,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int,
+        target: bytes | None,
+    ) -> Inode:
+        """A new object. Its group and, for a directory, its setgid bit come from a setgid parent."""
+        if self._row(parent.ino, name):
+            raise failed(errno.EEXIST)
+        if not parent.nlink:
+            raise failed(errno.ENOENT)
+        is_dir, now = stat.S_ISDIR(mode), time.time_ns()
+        if parent.mode & stat.S_ISGID:
+            gid, mode = parent.gid, mode | (stat.S_ISGID if is_dir else 0)
+        size = DIRECTORY_SIZE if is_dir else len(target or b"")
+        with self._store as store:
+            inode = Inode(
+                store.inos.take(), mode, uid, gid, rdev, 2 if is_dir else 1, size, now, now, now,
+                target=target, listed=LISTED,
+            )  # fmt: skip
+            inode.changed = store.append(Op.MAKE, inode, parent.ino, name)
+            store.add(inode)
+            self.enter(parent.ino, name, inode.ino)
+            self._touch(parent, now, 1 if is_dir else 0)
+        return inode
+
+    def link(self, inode: Inode, parent: Inode, name: bytes) -> None:
+        if inode.is_dir:
+            raise failed(errno.EPERM)
+        if self._row(parent.ino, name):
+            raise failed(errno.EEXIST)
+        if not inode.nlink or not parent.nlink:
+            raise failed(errno.ENOENT)
+        now = time.time_ns()
+        with self._store as store:
+            number = store.append(Op.LINK, inode, parent.ino, name)
+            self.enter(parent.ino, name, inode.ino)
+            store.save(inode, nlink=inode.nlink + 1, ctime=now, changed=number)
+            self._touch(parent, now)
+
+    # -- removing --------------------------------------------------------------------------------
+
+    def remove(self, parent: Inode, name: bytes, *, directory: bool) -> None:
+        row = self._row(parent.ino, name)
+        if row is None:
+            raise failed(errno.ENOENT)
+        inode = must(self._store.inode(row[1]), row[1])
+        if directory and not inode.is_dir:
+            raise failed(errno.ENOTDIR)
+        if not directory and inode.is_dir:
+            raise failed(errno.EISDIR)
+        if directory and not self.is_empty(inode.ino):
+            raise failed(errno.ENOTEMPTY)
+        now = time.time_ns()
+        with self._store:
+            self._leave(parent.ino, row)
+            self._touch(parent, now, -1 if directory else 0)
+            if not self._keep_unlinked(inode, parent.ino, name):
+                last = inode.is_dir or inode.nlink == 1
+                number = self._store.append(
+                    Op.REMOVE, inode, parent.ino, name, flags=LAST if last else 0
+                )
+                self._lose_name(inode, now, number)
+
+    def _keep_unlinked(self, inode: Inode, parent: int, name: bytes) -> bool:
+        """A file that loses its last name while open and not whole moves to home's
+        `.afm/unlinked` until its last close: what is not cached stays within reach."""
+        if inode.whole or not inode.is_file or inode.nlink > 1 or not self._is_open(inode.ino):
+            return False
+        kept = b"%x" % inode.ino
+        number = self._store.append(Op.RENAME, inode, parent, name, UNLINKED, kept)
+        self.enter(UNLINKED, kept, inode.ino)
+        self._store.save(inode, nlink=0, ctime=time.time_ns(), changed=number)
+        return True
+
+    def _lose_name(self, inode: Inode, now: int, number: int) -> None:
+        left = 0 if inode.is_dir else inode.nlink - 1
+        if left or self._is_open(inode.ino):
+            self._store.save(inode, nlink=left, ctime=now, changed=number)
+        else:
+            self._bury(inode, now)
+
+    def _bury(self, inode: Inode, now: int) -> None:
+        """The inode goes; what the kernel may still ask (a removed working directory) is kept a while."""
+        self._store.counters.cached_bytes -= self.cached_bytes(inode)
+        self._store.delete(inode)
+        inode.nlink, inode.ctime = 0, now
+        self.ghosts[inode.ino] = inode
+        if len(self.ghosts) > 4096:
+            del self.ghosts[next(iter(self.ghosts))]
+
+    cached_bytes: Callable[[Inode], int] = staticmethod(lambda inode: 0)
+
+    def reap(self, inode: Inode) -> None:
+        """The last close of an inode without a name. Its copy in `.afm/unlinked` is removed."""
+        name = b"%x" % inode.ino
+        row = self._row(UNLINKED, name)
+        with self._store:
+            if row:
+                self._leave(UNLINKED, row)
+                self._store.append(Op.REMOVE, inode, UNLINKED, name, flags=LAST)
+            self._bury(inode, inode.ctime)
+
+    # -- moving ----------------------------------------------------------------------------------
+
+    def rename(
+        self, parent: Inode, name: bytes, parent2: Inode, name2: bytes, flags: int
+    ) -> None:
+        row, row2 = self._row(parent.ino, name), self._row(parent2.ino, name2)
+        if row is None or (flags == EXCHANGE and row2 is None):
+            raise failed(errno.ENOENT)
+        if flags not in (0, NOREPLACE, EXCHANGE):
+            raise failed(errno.EINVAL)
+        if flags == NOREPLACE and row2:
+            raise failed(errno.EEXIST)
+        inode = must(self._store.inode(row[1]), row[1])
+        other = must(self._store.inode(row2[1]), row2[1]) if row2 else None
+        if other is inode:
+            return  # two names of one file: POSIX leaves both
+        if not parent2.nlink:
+            raise failed(errno.ENOENT)
+        if flags == EXCHANGE:
+            assert row2 and other
+            self._exchange((parent, name, row, inode), (parent2, name2, row2, other))
+        else:
+            if other is not None:
+                self._check_replaceable(inode, other)
+            self._move((parent, name, row, inode), (parent2, name2, row2, other))
+
+    def _check_replaceable(self, inode: Inode, other: Inode) -> None:
+        if other.is_dir and not inode.is_dir:
+            raise failed(errno.EISDIR)
+        if inode.is_dir and not other.is_dir:
+            raise failed(errno.ENOTDIR)
+        if other.is_dir and not self.is_empty(other.ino):
+            raise failed(errno.ENOTEMPTY)
+
+    def _move(
+        self,
+        source: tuple[Inode, bytes, tuple[int, int], Inode],
+        target: tuple[Inode, bytes, tuple[int, int] | None, Inode | None],
+    ) -> None:
+        (parent, name, row, inode), (parent2, name2, row2, other) = source, target
+        now, step = time.time_ns(), 1 if inode.is_dir else 0
+        with self._store as store:
+            self._leave(parent.ino, row)
+            kept = False
+            if row2 and other:
+                self._leave(parent2.ino, row2)
+                kept = self._keep_unlinked(other, parent2.ino, name2)
+            last = other is not None and not kept and (other.is_dir or other.nlink == 1)
+            number = store.append(
+                Op.RENAME, inode, parent.ino, name, parent2.ino, name2,
+                ino2=other.ino if other and not kept else None, flags=LAST if last else 0,
+            )  # fmt: skip
+            self.enter(parent2.ino, name2, inode.ino)
+            store.save(inode, ctime=now, changed=number)
+            if other and not kept:
+                self._lose_name(other, now, number)
+            if parent is parent2:
+                self._touch(parent, now, -step if other else 0)
+            else:
+                self._touch(parent, now, -step)
+                self._touch(parent2, now, 0 if other else step)
+
+    def _exchange(
+        self,
+        source: tuple[Inode, bytes, tuple[int, int], Inode],
+        target: tuple[Inode, bytes, tuple[int, int], Inode],
+    ) -> None:
+        (parent, name, row, inode), (parent2, name2, row2, other) = source, target
+        now, step = time.time_ns(), int(other.is_dir) - int(inode.is_dir)
+        swap = "UPDATE dentry SET ino=? WHERE parent=? AND cookie=?"
+        with self._store as store:
+            number = store.append(
+                Op.EXCHANGE, inode, parent.ino, name, parent2.ino, name2, ino2=other.ino
+            )
+            store.execute(swap, (other.ino, parent.ino, row[0]))
+            store.execute(swap, (inode.ino, parent2.ino, row2[0]))
+            store.save(inode, ctime=now, changed=number)
+            store.save(other, ctime=now, changed=number)
+            if parent is parent2:
+                self._touch(parent, now)
+            else:
+                self._touch(parent, now, step)
+                self._touch(parent2, now, -step)
+
+    # -- attributes ------------------------------------------------------------------------------
+
+    def set_attributes(self, inode: Inode, changes: dict[str, int]) -> None:
+        """Mode, owner and times; queued unless no name is left."""
+        with self._store as store:
+            if inode.nlink:
+                changes["changed"] = store.append(Op.ATTR, inode)
+            store.save(inode, **changes)

@@ -1,0 +1,110 @@
+"""Taking over outcomes: what is durable at home leaves the queue.
+
+Outcomes are read from gateway.db, where they are durable. Rows, stamps and `home_valid` change in one
+transaction. The gateway may forget an outcome once a durable point has followed (forget-after-durable).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import trio
+
+from afmfs.cache.inode import Inode
+from afmfs.cache.store import Store, connect_read_only
+from afmfs.model.entry import IN_PLACE, Op
+
+STEP = 256
+"""Outcomes taken over in one transaction; other requests are answered between two."""
+
+Outcome = tuple[int, int, int, int | None, int | None, int | None, str]
+"""seq, entry, inode, home's size, mtime (ns) and inode number after it, result."""
+
+
+class Retirement:
+    def __init__(self, store: Store, journal: Path, retired: Callable[[int, int], None]) -> None:
+        self._store, self._journal, self._retired = store, journal, retired
+        self._reader: sqlite3.Connection | None = None
+        self._lock = trio.Lock()
+        self.seq = 0  # outcomes up to here are retired, not yet durably so
+
+    async def take_over(self) -> None:
+        """Retire every outcome that gateway.db holds."""
+        async with self._lock:
+            while self.step():
+                await trio.lowlevel.checkpoint()
+
+    def step(self) -> bool:
+        """Retire some outcomes in one transaction; whether there may be more."""
+        outcomes = self._read()
+        if outcomes:
+            with self._store:
+                self.retire(outcomes)
+            self.seq = outcomes[-1][0]
+        return len(outcomes) == STEP
+
+    def _read(self) -> list[Outcome]:
+        if self._reader is None:
+            if not self._journal.exists():
+                return []
+            self._reader = connect_read_only(self._journal)
+        return self._reader.execute(
+            "SELECT seq, id, ino, home_size, home_mtime, home_ino, result FROM outcome"
+            " WHERE seq > ? ORDER BY seq LIMIT ?",
+            (self.seq, STEP),
+        ).fetchall()
+
+    def retire(self, outcomes: list[Outcome]) -> None:
+        """In the caller's transaction."""
+        store, counters = self._store, self._store.counters
+        marks = ",".join("?" * len(outcomes))
+        gone = store.execute(
+            f'DELETE FROM queue WHERE id IN ({marks}) RETURNING id, op, ino, start, "end", flags',
+            [outcome[1] for outcome in outcomes],
+        ).fetchall()
+        last: dict[int, int] = {}
+        for number, op, ino, start, end, flags in gone:
+            counters.queue_length -= 1
+            if op == Op.WRITE:
+                counters.bytes_pending -= end - start
+                if flags & IN_PLACE:
+                    self._retired(ino, number)
+            last[ino] = max(number, last.get(ino, 0))
+        stamps = {o[2]: o for o in outcomes if o[6] == "done" and o[4] is not None}
+        for outcome in outcomes:
+            if outcome[6] == "unrepresentable":
+                self._record_unrepresentable(outcome)
+        for ino, number in last.items():
+            inode = store.inode(ino)
+            if inode is not None:
+                self._settle(inode, number, stamps.get(ino))
+
+    def _settle(self, inode: Inode, number: int, stamp: Outcome | None) -> None:
+        if stamp is None:
+            self._store.save(inode, retired=max(inode.retired, number))
+            return
+        _, _, _, size, mtime, home_ino, _ = stamp
+        self._store.save(
+            inode, retired=max(inode.retired, number),
+            home_size=size, home_mtime=mtime, home_ino=home_ino,
+            home_valid=self._home_valid(inode, size or 0) if inode.is_file else 0,
+        )  # fmt: skip
+
+    def _home_valid(self, inode: Inode, size: int) -> int:
+        """The smaller of the size at home and every size in an unretired entry (home-valid)."""
+        row = self._store.execute(
+            'SELECT min("end") FROM queue WHERE ino=? AND op=?', (inode.ino, Op.SIZE)
+        ).fetchone()
+        smallest = row[0]
+        return min(size, inode.size) if smallest is None else min(size, smallest, inode.size)
+
+    def _record_unrepresentable(self, outcome: Outcome) -> None:
+        self._store.execute(
+            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (outcome[2], outcome[1], 0)
+        )
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()

@@ -1,0 +1,74 @@
+"""Tables of cache.db: the data dictionary.
+
+All columns are integers unless said otherwise; times are ns since the epoch, sizes bytes. The mount
+process is the only writer, the gateway reads through a connection of its own.
+"""
+
+from __future__ import annotations
+
+VERSION = 1
+"""Format of a cache (`PRAGMA user_version`); a cache of another version is refused."""
+
+SCHEMA = """
+-- Settings and small state, by name: identity, target, fileset, device, block_size, tunables (JSON),
+-- counter (raised at every mount, compared with home's marker), home (N of gateway/N), entry_limit and
+-- ino_limit (numbers below are taken), durable_entry, needs_resync (a reason, or ''), stopped, clean,
+-- boot_id, mount_id, num_exec.
+CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+
+-- One row for each object; the fields are described at `Inode`.
+CREATE TABLE inode (
+    ino INTEGER PRIMARY KEY, mode, uid, gid, rdev, nlink, size, atime, mtime, ctime,
+    gen, whole, home_valid, listed, home_size, home_mtime, home_ino, changed, retired, synced,
+    target BLOB);
+
+-- Names. `cookie` is the place in a listing: one of the eight slots that follow the name's hash, so
+-- that it stays what it is for as long as the name lives, and one tree serves look-up and listing.
+CREATE TABLE dentry (parent, cookie, name BLOB, ino, PRIMARY KEY (parent, cookie)) WITHOUT ROWID;
+CREATE INDEX dentry_ino ON dentry (ino);
+
+-- What is cached of a file that is not whole. A set bit: every byte of the block below the file's size
+-- is right in the blob. Bit n of chunk c is block c * 8192 + n (little-endian bits, 1024 bytes).
+CREATE TABLE blockmap (ino, chunk, bits BLOB, PRIMARY KEY (ino, chunk)) WITHOUT ROWID;
+-- Valid bytes inside blocks whose bit is not set.
+CREATE TABLE span (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;
+-- Fetched bytes that became valid since a durable point (`point` is its number).
+CREATE TABLE fresh (ino, start, end, point);
+
+-- Blob bytes to destroy once the transaction that queued them is durable: everything at or beyond
+-- `start`; 0 is the whole blob of that generation.
+CREATE TABLE reclaim (ino, gen, start, PRIMARY KEY (ino, gen)) WITHOUT ROWID;
+
+-- The queue. Rows are immutable; see afmfs.model.entry.
+CREATE TABLE queue (
+    id INTEGER PRIMARY KEY, op, ino, kind, parent, name BLOB, parent2, name2 BLOB, ino2,
+    start, "end", flags, queued_ns);
+CREATE INDEX queue_ino ON queue (ino, id);
+CREATE INDEX queue_ino2 ON queue (ino2, id) WHERE ino2 IS NOT NULL;
+
+CREATE TABLE xattr (ino, name BLOB, value BLOB, PRIMARY KEY (ino, name)) WITHOUT ROWID;
+
+-- Home's inode number of a file with several names there, so that they are one file here as well.
+CREATE TABLE homelink (home_ino INTEGER PRIMARY KEY, ino);
+
+-- What home can never hold; not pending, listed for the administrator.
+CREATE TABLE unrepresentable (ino, op, errno, PRIMARY KEY (ino, op)) WITHOUT ROWID;
+
+-- What happened, newest last.
+CREATE TABLE event (id INTEGER PRIMARY KEY, time_ns, name TEXT, detail TEXT);
+
+-- One row, kept in the transactions that change what it counts.
+CREATE TABLE counters (queue_length, bytes_pending, cached_bytes, inodes);
+INSERT INTO counters VALUES (0, 0, 0, 0);
+"""
+
+INODE_COLUMNS = (
+    "ino, mode, uid, gid, rdev, nlink, size, atime, mtime, ctime, gen, whole, home_valid, listed,"
+    " home_size, home_mtime, home_ino, changed, retired, synced, target"
+)
+"""In the order of the fields of `Inode`."""
+
+ENTRY_COLUMNS = (
+    'id, op, ino, kind, parent, name, parent2, name2, ino2, start, "end", flags, queued_ns'
+)
+"""In the order of the fields of `Entry`."""

@@ -1,0 +1,310 @@
+"""The one writing connection to cache.db, and the inodes that are in memory.
+
+Used on the loop thread only, without an await inside a transaction: a transaction is a critical
+section. One transaction is one file-system operation, its queue entry included, so that there is no
+moment at which the one exists without the other. It survives `kill -9` when `__exit__` returns, and
+power loss after `sync_wal` or a durable point.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from weakref import WeakValueDictionary
+
+from afmfs.cache.inode import Inode
+from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, VERSION
+from afmfs.errors import Damaged, Refused
+from afmfs.model.entry import FIRST_INO, Entry, Op
+
+INODES_IN_MEMORY = 100_000
+RESERVED = 1 << 20
+"""Numbers are reserved in such steps, durably, before the first of them is used."""
+
+_INSERT_INODE = f"INSERT INTO inode ({INODE_COLUMNS}) VALUES ({','.join('?' * 21)})"
+_SELECT_INODE = f"SELECT {INODE_COLUMNS} FROM inode WHERE ino = ?"
+_INSERT_ENTRY = f"INSERT INTO queue ({ENTRY_COLUMNS}) VALUES ({','.join('?' * 13)})"
+
+
+class Numbers:
+    """Numbers that are never used twice, also after power loss: a range is reserved, durably,
+    before its first number is handed out (numbers-unique)."""
+
+    def __init__(self, store: Store, key: str, first: int) -> None:
+        self._store, self._key = store, key
+        self._next = self._limit = int(store.get(key, first))
+
+    @property
+    def last(self) -> int:
+        return self._next - 1
+
+    def reserve(self) -> None:
+        """Take the next range. Durable on return. Not inside a transaction."""
+        with self._store as store:
+            store.put(self._key, self._limit + RESERVED)
+        self._store.sync_wal()
+        self._limit += RESERVED
+
+    @property
+    def running_out(self) -> bool:
+        return self._limit - self._next < RESERVED // 4
+
+    def take(self) -> int:
+        if self._next >= self._limit:
+            raise OSError(28, "no number is reserved")  # the durable loop reserves long before
+        self._next += 1
+        return self._next - 1
+
+
+class Counters:
+    """Figures that status needs, kept in the transactions that change them."""
+
+    __slots__ = ("queue_length", "bytes_pending", "cached_bytes", "inodes")
+
+    def __init__(self, row: Iterable[int]) -> None:
+        self.queue_length, self.bytes_pending, self.cached_bytes, self.inodes = row
+
+    def row(self) -> tuple[int, int, int, int]:
+        return self.queue_length, self.bytes_pending, self.cached_bytes, self.inodes
+
+
+class Store:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.db = connect(path)
+        version = self.db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0:
+            create(self.db)
+        elif version != VERSION:
+            raise Refused(f"{path.parent} is a cache of format {version}; this is {VERSION}")
+        self.execute = self.db.execute
+        # The log exists from the first read on. A descriptor of the log may be opened beside
+        # SQLite; opening and closing cache.db itself would take SQLite's locks away.
+        self.execute("SELECT count(*) FROM fileset").fetchone()
+        self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._strong: dict[int, Inode] = {}
+        self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
+        self._undo: list[tuple[Inode, dict[str, Any]]] = []
+        self._updates: dict[tuple[str, ...], str] = {}
+        self.counters = Counters(self.execute("SELECT * FROM counters").fetchone())
+        self._counted = self.counters.row()
+        self.commits = 0  # transactions of this process; tells whether anything changed since
+        self.entries = Numbers(self, "entry_limit", 1)
+        self.inos = Numbers(self, "ino_limit", FIRST_INO)
+
+    # -- transactions ---------------------------------------------------------------------------
+
+    def __enter__(self) -> Store:
+        self.execute("BEGIN IMMEDIATE")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._roll_back()
+            return
+        try:
+            counted = self.counters.row()
+            if counted != self._counted:
+                self.execute(
+                    "UPDATE counters SET queue_length=?,bytes_pending=?,cached_bytes=?,inodes=?",
+                    counted,
+                )
+            self.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._counted = counted
+        self._undo.clear()
+        self.commits += 1
+
+    def _roll_back(self) -> None:
+        """Memory goes back to what is committed, whatever the database says."""
+        for inode, before in reversed(self._undo):
+            for key, value in before.items():
+                setattr(inode, key, value)
+            if not before:  # it was new, or removed: only the table knows
+                self.drop(inode.ino)
+        self._undo.clear()
+        self.counters = Counters(self._counted)
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+
+    def sync_wal(self) -> None:
+        """Make every committed transaction durable. May run in a thread."""
+        os.fdatasync(self._wal)
+
+    # -- settings -------------------------------------------------------------------------------
+
+    def get(self, key: str, default: Any = None) -> Any:
+        row = self.execute("SELECT value FROM fileset WHERE key = ?", (key,)).fetchone()
+        return default if row is None else row[0]
+
+    def put(self, key: str, value: Any) -> None:
+        self.execute("INSERT OR REPLACE INTO fileset VALUES (?, ?)", (key, value))
+
+    # -- inodes ---------------------------------------------------------------------------------
+
+    def inode(self, ino: int) -> Inode | None:
+        """The inode, or None. The same object for as long as anybody holds it."""
+        found = self._inodes.get(ino)
+        if found is None:
+            row = self.execute(_SELECT_INODE, (ino,)).fetchone()
+            if row is None:
+                return None
+            found = self.remember(Inode(*row))
+        return found
+
+    def remember(self, inode: Inode) -> Inode:
+        if len(self._strong) >= INODES_IN_MEMORY:
+            for ino in list(self._strong)[: INODES_IN_MEMORY // 2]:
+                del self._strong[ino]
+        self._strong[inode.ino] = self._inodes[inode.ino] = inode
+        return inode
+
+    def row_to_inode(self, row: tuple[Any, ...]) -> Inode:
+        """The inode of a row that begins with INODE_COLUMNS; memory wins over the row."""
+        found = self._inodes.get(row[0])
+        return found if found is not None else self.remember(Inode(*row[:21]))
+
+    def drop(self, ino: int) -> None:
+        """Forget the object in memory."""
+        self._strong.pop(ino, None)
+        self._inodes.pop(ino, None)
+
+    def add(self, inode: Inode) -> Inode:
+        i = inode
+        self.execute(
+            _INSERT_INODE,
+            (
+                i.ino, i.mode, i.uid, i.gid, i.rdev, i.nlink, i.size, i.atime, i.mtime, i.ctime,
+                i.gen, i.whole, i.home_valid, i.listed, i.home_size, i.home_mtime, i.home_ino,
+                i.changed, i.retired, i.synced, i.target,
+            ),
+        )  # fmt: skip
+        self.counters.inodes += 1
+        self._undo.append((inode, {}))
+        return self.remember(inode)
+
+    def save(self, inode: Inode, **changes: Any) -> None:
+        """Change fields of the inode, in the table and in memory."""
+        keys = tuple(changes)
+        sql = self._updates.get(keys)
+        if sql is None:
+            columns = ",".join(f"{key}=?" for key in keys)
+            sql = self._updates[keys] = f"UPDATE inode SET {columns} WHERE ino=?"
+        self._undo.append((inode, {key: getattr(inode, key) for key in keys}))
+        self.execute(sql, (*changes.values(), inode.ino))
+        for key, value in changes.items():
+            setattr(inode, key, value)
+
+    def delete(self, inode: Inode) -> None:
+        """Remove the inode and all that hangs on it; its blob goes to reclaim."""
+        self._undo.append((inode, {}))
+        self.execute("DELETE FROM inode WHERE ino=?", (inode.ino,))
+        if inode.gen:
+            self.reclaim(inode, 0)
+        if not inode.whole:
+            for table in ("blockmap", "span", "fresh"):
+                self.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
+        self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))
+        if inode.home_ino is not None:
+            self.execute("DELETE FROM homelink WHERE home_ino=?", (inode.home_ino,))
+        self.counters.inodes -= 1
+        self.drop(inode.ino)
+
+    def reclaim(self, inode: Inode, start: int) -> None:
+        """Queue the blob's bytes at and beyond `start` for destruction (destroy-waits)."""
+        self.execute(
+            "INSERT INTO reclaim VALUES (?,?,?)"
+            " ON CONFLICT DO UPDATE SET start=min(start, excluded.start)",
+            (inode.ino, inode.gen, start),
+        )
+
+    # -- the queue ------------------------------------------------------------------------------
+
+    def append(
+        self,
+        op: Op,
+        inode: Inode,
+        parent: int | None = None,
+        name: bytes | None = None,
+        parent2: int | None = None,
+        name2: bytes | None = None,
+        ino2: int | None = None,
+        start: int = 0,
+        end: int = 0,
+        flags: int = 0,
+    ) -> int:
+        """Queue a change; returns its number. The caller saves it as the inode's `changed`."""
+        number = self.entries.take()
+        self.execute(
+            _INSERT_ENTRY,
+            (
+                number, op, inode.ino, inode.kind, parent, name, parent2, name2, ino2,
+                start, end, flags, time.time_ns(),
+            ),
+        )  # fmt: skip
+        self.counters.queue_length += 1
+        if op is Op.WRITE:
+            self.counters.bytes_pending += end - start
+        return number
+
+    def entries_of(self, ino: int) -> Iterator[Entry]:
+        """Unretired entries of an inode, oldest first."""
+        rows = self.execute(
+            f"SELECT {ENTRY_COLUMNS} FROM queue WHERE ino=? ORDER BY id", (ino,)
+        ).fetchall()
+        return (Entry(row[0], Op(row[1]), *row[2:]) for row in rows)
+
+    def close(self) -> None:
+        self.db.close()
+        os.close(self._wal)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A writing connection. The log is checkpointed by a thread of its own, never in a commit."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=NORMAL",
+        "wal_autocheckpoint=0",
+        "cache_size=-65536",
+        "temp_store=MEMORY",
+        "busy_timeout=10000",
+    ):
+        db.execute(f"PRAGMA {pragma}")
+    return db
+
+
+def connect_read_only(path: Path) -> sqlite3.Connection:
+    """A connection for another thread: it sees what is committed and never writes."""
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None,
+        check_same_thread=False, timeout=10,
+    )  # fmt: skip
+
+
+def create(db: sqlite3.Connection) -> None:
+    db.execute("BEGIN EXCLUSIVE")
+    for statement in SCHEMA.split(";\n"):
+        if statement.strip():
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version={VERSION}")
+    db.execute("COMMIT")
+
+
+def must(inode: Inode | None, ino: int) -> Inode:
+    """An inode that a row refers to, so that it has to be there."""
+    if inode is None:
+        raise Damaged(f"inode {ino} is referred to and missing: check the cache")
+    return inode
