@@ -1,7 +1,7 @@
 """Events: what happened to a fileset, newest last, as text or as JSON.
 
-An event is a map with `id`, `time` (RFC 3339), `name` (AFM's, such as afmCmdRequeued) and whatever
-else belongs to it.
+An event is a map with `number`, `time` (RFC 3339), `name` (AFM's, such as afmCmdRequeued) and
+whatever else belongs to it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def read_events(cache: sqlite3.Connection, latest: int = LATEST) -> list[Event]:
         "SELECT id, time_ns, name, detail FROM event ORDER BY id DESC LIMIT ?", (latest,)
     ).fetchall()
     return [
-        {**_detail(detail), "id": number, "time": rfc3339(time_ns), "name": name}
+        {"number": number, "time": rfc3339(time_ns), "name": name} | _detail(detail)
         for number, time_ns, name, detail in reversed(rows)
     ]
 
@@ -44,7 +44,7 @@ def _text(event: Event) -> str:
     rest = (
         f"{key}={_value(value)}"
         for key, value in event.items()
-        if key not in ("id", "time", "name") and value not in (None, "")
+        if key not in ("number", "time", "name") and value not in (None, "")
     )
     return " ".join([str(event.get("time", "-")), str(event.get("name", "-")), *rest])
 

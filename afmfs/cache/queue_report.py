@@ -35,7 +35,7 @@ PAGE = 500
 """Entries read at a time."""
 
 _DEPTH = 4096
-"""Ancestors followed before a path is given up: a queue that is being read may contradict itself."""
+"""Ancestors followed before a path is given up: rows read one by one may contradict each other."""
 
 
 def pages(
@@ -99,7 +99,7 @@ def rfc3339(time_ns: int) -> str:
 
 
 def _places(entry: Entry, paths: _Paths) -> tuple[bytes | None, bytes | None]:
-    """Where an entry is about: of a change of names the names of then, in the directories of now."""
+    """Where an entry is about: the names of then, in the directories of now."""
     if entry.op in DATA_OPS or entry.parent is None:
         return paths.of(entry.ino), None
     first = paths.join(entry.parent, entry.name)
