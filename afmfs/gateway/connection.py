@@ -1,0 +1,137 @@
+"""A home that was found, claimed and probed; and its opening, again and again, by path.
+
+Between batches nothing below home is open. Each batch or fetch opens home anew, by its path, and
+sees by the marker that it is still ours and by the mount's number that it is still the one that
+was probed. At its end `check` tells whether all of it lay within one connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from afmfs.gateway import marker, syscalls
+from afmfs.gateway.home import Home
+from afmfs.gateway.marker import Claim, Forbidden, Marker
+from afmfs.gateway.probe import probe
+from afmfs.gateway.trouble import HomeAway
+from afmfs.model.properties import Properties
+
+_UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+class Remounted(HomeAway):
+    """Home is there and ours, but was mounted anew: connect again, at once."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__("Disconnected", f"{os.fsdecode(path)} was mounted anew")
+
+
+def away(path: bytes, exc: OSError) -> HomeAway:
+    """What an error of opening home (not of something in it) means."""
+    missing = exc.errno in _UNMOUNTED
+    return HomeAway(
+        "Unmounted" if missing else "Disconnected", f"{os.fsdecode(path)}: {exc.strerror}"
+    )
+
+
+def connect(path: bytes, wish: Claim, previous: Properties | None = None) -> Connection:
+    """Find home at `path`, claim its marker, try out what it can hold.
+
+    `previous`: what the last connection to this home saw. HomeAway if home can't be reached or
+    isn't there, Forbidden if it is another cache's. Blocks as long as home does.
+    """
+    try:
+        home = Home(path)
+        try:
+            found = marker.claim(home, wish)
+            properties = probe(home, previous)
+            return Connection(path, found, properties, home.mount_id())
+        finally:
+            home.close()
+    except OSError as exc:
+        raise away(path, exc) from exc
+
+
+class Connection:
+    """A claimed home. Immutable, holds nothing open, used by any number of threads."""
+
+    def __init__(self, path: bytes, found: Marker, properties: Properties, mount: str) -> None:
+        self.path = path
+        self.marker = found
+        self.properties = properties
+        self.mount = mount
+
+    @property
+    def durable_files(self) -> bool:
+        """Whether files must be fsynced one by one, as syncfs doesn't reach home."""
+        return self.properties.is_fuse
+
+    @contextmanager
+    def opened(self) -> Iterator[Home]:
+        """Home, open for one batch or some fetches. HomeAway if it isn't there any more."""
+        home = self._open()
+        try:
+            yield home
+        finally:
+            home.close()
+
+    def _open(self) -> Home:
+        try:
+            home = Home(self.path, self.properties)
+            try:
+                home.handle = self._open_marker(home)
+                if home.mount_id() != self.mount:
+                    raise Remounted(self.path)
+            except BaseException:
+                home.close()
+                raise
+        except OSError as exc:
+            raise away(self.path, exc) from exc
+        return home
+
+    def _open_marker(self, home: Home) -> int:
+        """A descriptor of the marker, which says that home is ours."""
+        try:
+            fd, raw = marker.open_marker(home)
+        except FileNotFoundError:
+            raise marker.missing(home) from None
+        except Forbidden as exc:
+            raise HomeAway("Unmounted", exc.reason) from None
+        try:
+            self._compare(raw)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _compare(self, raw: bytes) -> None:
+        try:
+            found = marker.parse(raw)
+        except Forbidden as exc:
+            raise HomeAway("Unmounted", exc.reason) from None
+        if (found.identity, found.token) != (self.marker.identity, self.marker.token):
+            raise HomeAway("Unmounted", f"home now belongs to {found.who}")
+
+    def check(self, home: Home) -> None:
+        """Whether all since `opened` lay within one connection to home; HomeAway if not.
+
+        The marker's handle answers only while the server that gave it out is there; the path
+        still leads through the same mount to our marker.
+        """
+        try:
+            syscalls.revalidate(home.handle)
+            if self.properties.is_fuse:
+                # a FUSE daemon that reconnects by itself knows its old handles only by fsync
+                os.fsync(home.handle)
+            again = Home(self.path)
+            try:
+                os.close(self._open_marker(again))
+                if again.mount_id() != home.mount_id():
+                    raise Remounted(self.path)
+            finally:
+                again.close()
+        except OSError as exc:
+            raise away(self.path, exc) from exc

@@ -1,0 +1,280 @@
+"""One connection to a home directory: its descriptors, and thin verbs on (directory, name).
+
+Home is not trusted with our privileges: it is walked with directory descriptors and O_NOFOLLOW,
+so a symlink at home never leads a call outside, and nothing that isn't a regular file is opened.
+Verbs raise plain OSErrors (trouble.classify says what they mean). A Home lives as long as one
+batch or fetch: nothing below home stays open between, so that the admin can unmount it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from afmfs.gateway import syscalls
+from afmfs.gateway.walk import Path, Walker, check_name
+from afmfs.model.properties import Properties
+
+MARKER = b".afm"
+SCRATCH: Path = (MARKER, b"scratch")
+UNLINKED: Path = (MARKER, b"unlinked")
+
+_LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+_MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
+
+
+class Home(Walker):
+    """Descriptors of one home directory. Thread-safe, but for `close`.
+
+    `root` (O_PATH) and `readable` (to sync, to list, and for the root's own attributes) are open
+    as long as it lives, `handle` is the marker's open file while a connection has it opened.
+    """
+
+    def __init__(self, path: bytes, properties: Properties | None = None) -> None:
+        """Open the root. OSError if that fails. A symlink *to* the root is the admin's."""
+        self.path = path
+        self.properties = properties or Properties()
+        self.handle = -1
+        self.root = os.open(path, os.O_PATH | os.O_DIRECTORY)
+        try:
+            # opened before the first write: syncfs reports only the errors that came later
+            self.readable = os.open(b".", _LIST, dir_fd=self.root)
+        except BaseException:
+            os.close(self.root)
+            raise
+        super().__init__(self.root)
+        self._user = os.geteuid()
+        self._groups = frozenset({os.getegid(), *os.getgroups()})
+
+    def close(self) -> None:
+        """Close everything below home. No other thread may be using it any more: the numbers
+        of its descriptors will be given to other files."""
+        self.close_directories()
+        for fd in (self.handle, self.readable, self.root):
+            if fd >= 0:
+                try:
+                    os.close(fd)
+                except OSError:
+                    pass  # a network home reports late errors here: check() has asked before
+        self.handle = self.readable = self.root = -1
+
+    # --- directories
+
+    def open_directory(self, path: Path) -> int:
+        """A readable descriptor (to list, to fsync), the caller's to close."""
+        return os.open(b".", _LIST, dir_fd=self.directory(path))
+
+    def scratch(self) -> int:
+        """The directory for objects that are written beside and renamed over. See directory."""
+        return self._own(SCRATCH)
+
+    def unlinked(self) -> int:
+        """The directory of what was removed here while open and not whole. See directory."""
+        return self._own(UNLINKED)
+
+    def _own(self, path: Path) -> int:
+        try:
+            return self.directory(path)
+        except FileNotFoundError:
+            marker = self.directory(path[:-1])
+            try:
+                os.mkdir(path[-1], 0o700, dir_fd=marker)
+            except FileExistsError:
+                pass  # another thread was faster
+            return self.directory(path)
+
+    # --- objects
+
+    def lstat(self, dirfd: int, name: bytes) -> os.stat_result:
+        check_name(name)
+        return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+
+    def open_file(self, dirfd: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
+        """Open a regular file; anything else is ESTALE (a symlink ELOOP, a directory EISDIR).
+
+        Looked at before it is opened: merely opening a device can have effects. O_NONBLOCK, as a
+        FIFO may be put in its place in between.
+        """
+        _want_regular(self.lstat(dirfd, name).st_mode, name)
+        fd = os.open(name, flags | _OPEN, dir_fd=dirfd)
+        try:
+            found = os.fstat(fd)
+            _want_regular(found.st_mode, name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, found
+
+    def make_file(self, dirfd: int, name: bytes) -> int:
+        """A new regular file, 0600, open for reading and writing."""
+        check_name(name)
+        return os.open(name, _MAKE, 0o600, dir_fd=dirfd)
+
+    def make_dir(self, dirfd: int, name: bytes) -> None:
+        check_name(name)
+        os.mkdir(name, 0o700, dir_fd=dirfd)
+
+    def symlink(self, target: bytes, dirfd: int, name: bytes) -> None:
+        check_name(name)
+        os.symlink(target, name, dir_fd=dirfd)
+
+    def readlink(self, dirfd: int, name: bytes) -> bytes:
+        check_name(name)
+        return os.readlink(name, dir_fd=dirfd)
+
+    def mknod(self, dirfd: int, name: bytes, mode: int, rdev: int) -> None:
+        """A FIFO, socket or device; `mode` with its S_IFMT bits."""
+        check_name(name)
+        os.mknod(name, stat.S_IFMT(mode) | 0o600, rdev, dir_fd=dirfd)
+
+    def link(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
+        """(dirfd2, name2) becomes one more name of (dirfd, name), also of a symlink."""
+        check_name(name)
+        check_name(name2)
+        os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
+
+    def unlink(self, dirfd: int, name: bytes) -> None:
+        check_name(name)
+        os.unlink(name, dir_fd=dirfd)
+
+    def rmdir(self, dirfd: int, name: bytes) -> None:
+        """The caller says forget_directory. ENOTEMPTY also where home hides it in EPERM."""
+        check_name(name)
+        try:
+            os.rmdir(name, dir_fd=dirfd)
+        except PermissionError:
+            if self.properties.is_fuse and self._holds_names(dirfd, name):
+                code = errno.ENOTEMPTY
+                raise OSError(code, os.strerror(code), name) from None
+            raise
+
+    def _holds_names(self, dirfd: int, name: bytes) -> bool:
+        try:
+            fd = os.open(name, _LIST, dir_fd=dirfd)
+        except OSError:
+            return False
+        try:
+            with os.scandir(fd) as entries:
+                return next(entries, None) is not None
+        finally:
+            os.close(fd)
+
+    def rename(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
+        """Replaces what is there. The caller says forget_directories if it is a directory."""
+        check_name(name)
+        check_name(name2)
+        os.replace(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2)
+
+    def rename_new(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
+        """EEXIST if something is there (looked at just before, where home can't do it in one)."""
+        check_name(name)
+        check_name(name2)
+        if self.properties.noreplace:
+            syscalls.renameat2(dirfd, name, dirfd2, name2, syscalls.RENAME_NOREPLACE)
+            return
+        try:
+            os.stat(name2, dir_fd=dirfd2, follow_symlinks=False)
+        except FileNotFoundError:
+            os.replace(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2)
+            return
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name2)
+
+    def exchange(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
+        """Swap two names in one step; only where properties.exchange."""
+        check_name(name)
+        check_name(name2)
+        syscalls.renameat2(dirfd, name, dirfd2, name2, syscalls.RENAME_EXCHANGE)
+
+    # --- attributes
+
+    def set_attributes(
+        self, fd: int, mode: int, uid: int, gid: int, now: os.stat_result | None = None
+    ) -> None:
+        """Owner, where permitted, then mode: a chown clears the set-id bits, as does a write.
+
+        `now`: what is set already, to spare a remote home the question.
+        """
+        owner = self._owner(uid, gid, now)
+        if owner is not None:
+            os.chown(fd, *owner)
+        if self._sets_mode(mode, now, owner is not None):
+            os.chmod(fd, stat.S_IMODE(mode))
+
+    def set_attributes_at(
+        self,
+        dirfd: int,
+        name: bytes,
+        mode: int,
+        uid: int,
+        gid: int,
+        now: os.stat_result | None = None,
+    ) -> None:
+        """As set_attributes, of anything; `mode` with its S_IFMT bits (a symlink's has no use)."""
+        check_name(name)
+        owner = self._owner(uid, gid, now)
+        if owner is not None:
+            os.chown(name, *owner, dir_fd=dirfd, follow_symlinks=False)
+        if stat.S_ISLNK(mode) or not self._sets_mode(mode, now, owner is not None):
+            return
+        try:
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd, follow_symlinks=False)
+        except (ValueError, NotImplementedError):  # how Python reports that it is a symlink
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+
+    def _owner(self, uid: int, gid: int, now: os.stat_result | None) -> tuple[int, int] | None:
+        if now is not None and (now.st_uid, now.st_gid) == (uid, gid):
+            return None
+        if self.properties.owners:
+            return uid, gid
+        if uid == self._user and gid in self._groups and not self.properties.is_fuse:
+            return -1, gid
+        return None
+
+    def _sets_mode(self, mode: int, now: os.stat_result | None, chowned: bool) -> bool:
+        if not self.properties.modes:
+            return False
+        return (
+            now is None
+            or chowned
+            or bool(mode & _SPECIAL_BITS)
+            or stat.S_IMODE(mode) != stat.S_IMODE(now.st_mode)
+        )
+
+    def set_times(self, fd: int, atime_ns: int, mtime_ns: int) -> None:
+        os.utime(fd, ns=(atime_ns, mtime_ns))
+
+    def set_times_at(self, dirfd: int, name: bytes, atime_ns: int, mtime_ns: int) -> None:
+        check_name(name)
+        os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=dirfd, follow_symlinks=False)
+
+    # --- the whole
+
+    def sync(self) -> None:
+        """All that was done at this home is on its stable storage.
+
+        Where home is FUSE, syncfs doesn't reach it: files are fsynced by their writers; here the
+        marker is touched and fsynced, which on a journalling file system behind it brings what
+        was done to names before it to the disk as well.
+        """
+        syscalls.syncfs(self.readable)
+        if self.properties.is_fuse and self.handle >= 0:
+            os.utime(self.handle)
+            os.fsync(self.handle)
+
+    def statvfs(self) -> os.statvfs_result:
+        return os.fstatvfs(self.readable)
+
+    def mount_id(self) -> str:
+        return syscalls.mount_id(self.root)
+
+
+def _want_regular(mode: int, name: bytes) -> None:
+    if stat.S_ISREG(mode):
+        return
+    code = {stat.S_IFDIR: errno.EISDIR, stat.S_IFLNK: errno.ELOOP}.get(
+        stat.S_IFMT(mode), errno.ESTALE
+    )
+    raise OSError(code, os.strerror(code), name)

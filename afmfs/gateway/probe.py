@@ -1,0 +1,254 @@
+"""Tries out what a home can hold, in a scratch place under its marker.
+
+Nobody knows beforehand: it depends on the file system, its mount options, the server's, and on
+who we are. Each trial is tolerant: whatever goes wrong, the answer is no.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable
+
+from afmfs.gateway import syscalls, xattrs
+from afmfs.gateway.home import SCRATCH, Home
+from afmfs.model.properties import Properties
+
+_PREFIX = b"probe-"
+_NO_STABLE_INODES = frozenset(
+    {syscalls.FUSE_SUPER_MAGIC, syscalls.MSDOS_SUPER_MAGIC, syscalls.EXFAT_SUPER_MAGIC}
+)
+_GRANULARITIES = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
+_TIMES = (1_700_000_001_123_456_789, 1_300_000_003_987_654_321)  # ns, odd seconds
+_NAME_MAX = 255
+_SOMEONE = 54_321  # a user and group that is not ours
+_Trial = Callable[[Home, int], bool]
+
+
+def probe(home: Home, previous: Properties | None = None) -> Properties:
+    """What this home can hold. `previous`: what was seen before its last remount.
+
+    HomeAway is none of its outcomes: OSError if not even the scratch place can be made.
+    """
+    remove_leftovers(home)
+    name = _PREFIX + secrets.token_hex(8).encode()
+    home.make_dir(home.scratch(), name)
+    place = home.directory((*SCRATCH, name))
+    try:
+        return _try_all(home, place, previous)
+    finally:
+        home.forget_directory((*SCRATCH, name))
+        remove_leftovers(home)
+
+
+def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
+    os.close(home.make_file(place, b"file"))
+    ino = os.stat(home.directory(SCRATCH[:1])).st_ino
+    magic = syscalls.file_system_type(home.root)
+    moved = previous is not None and previous.marker_ino not in (0, ino)
+
+    def can(trial: _Trial) -> bool:
+        try:
+            return trial(home, place)
+        except (OSError, ValueError, NotImplementedError):
+            return False
+
+    return Properties(
+        mtime_ns=_granularity(home, place),
+        # a number that was seen to change is never trusted again
+        stable_inodes=magic not in _NO_STABLE_INODES
+        and not moved
+        and (previous is None or previous.stable_inodes),
+        noreplace=can(_noreplace),
+        exchange=can(_exchange),
+        hard_links=can(_hard_links),
+        symlinks=can(_symlinks),
+        fifos=can(_node(stat.S_IFIFO)),
+        sockets=can(_node(stat.S_IFSOCK)),
+        devices=can(_node(stat.S_IFCHR, os.makedev(1, 3))),
+        owners=can(_owners),
+        modes=can(_modes),
+        xattrs=can(_xattrs),
+        raw_names=can(_raw_names),
+        case_sensitive=can(_case_sensitive),
+        name_max=_name_max(home, place),
+        is_fuse=magic == syscalls.FUSE_SUPER_MAGIC,
+        marker_ino=ino,
+    )
+
+
+def remove_leftovers(home: Home) -> None:
+    """Remove what this and earlier probes left, as far as it can be removed."""
+    listing = home.open_directory(SCRATCH) if home.scratch() >= 0 else -1
+    try:
+        names = [os.fsencode(n) for n in os.listdir(listing)]
+    finally:
+        os.close(listing)
+    for name in names:
+        if name.startswith(_PREFIX):
+            try:
+                _remove(home, name)
+            except OSError:
+                pass  # does no harm where it is; the next probe tries again
+
+
+def _remove(home: Home, name: bytes) -> None:
+    """A probe's place and what is in it: no directories, so one level is all."""
+    path = (*SCRATCH, name)
+    listing = home.open_directory(path)
+    try:
+        for inner in os.listdir(listing):
+            os.unlink(inner, dir_fd=listing)
+    finally:
+        os.close(listing)
+        home.forget_directory(path)
+    home.rmdir(home.scratch(), name)
+
+
+def _granularity(home: Home, place: int) -> int:
+    """Nanoseconds between two modification times that home can tell apart."""
+    kept = []
+    try:
+        for wanted in _TIMES:
+            home.set_times_at(place, b"file", wanted, wanted)
+            kept.append((wanted, home.lstat(place, b"file").st_mtime_ns))
+    except OSError:
+        return _GRANULARITIES[-1]
+    for step in _GRANULARITIES:
+        if all(got % step == 0 and abs(got - wanted) < step for wanted, got in kept):
+            return step
+    return _GRANULARITIES[-1]
+
+
+def _make(home: Home, place: int, name: bytes) -> int:
+    """A new empty file; its inode number."""
+    fd = home.make_file(place, name)
+    try:
+        return os.fstat(fd).st_ino
+    finally:
+        os.close(fd)
+
+
+def _noreplace(home: Home, place: int) -> bool:
+    flags = syscalls.RENAME_NOREPLACE
+    _make(home, place, b"new")
+    _make(home, place, b"there")
+    try:
+        syscalls.renameat2(place, b"new", place, b"there", flags)
+        return False
+    except FileExistsError:
+        # the kernel says so by itself where it knows the name: now where home is asked
+        syscalls.renameat2(place, b"new", place, b"moved", flags)
+        return True
+
+
+def _exchange(home: Home, place: int) -> bool:
+    """Seen by the sizes, as inode numbers may change with the names."""
+    _make(home, place, b"empty")
+    fd = home.make_file(place, b"full")
+    try:
+        os.write(fd, b"x")
+    finally:
+        os.close(fd)
+    home.exchange(place, b"empty", place, b"full")
+    return home.lstat(place, b"empty").st_size == 1 and home.lstat(place, b"full").st_size == 0
+
+
+def _hard_links(home: Home, place: int) -> bool:
+    home.link(place, b"file", place, b"link")
+    return stat.S_ISREG(home.lstat(place, b"link").st_mode)
+
+
+def _symlinks(home: Home, place: int) -> bool:
+    target = b"no where\xff" if _raw_names(home, place) else b"no where"
+    home.symlink(target, place, b"symlink")
+    return home.readlink(place, b"symlink") == target
+
+
+def _node(kind: int, rdev: int = 0) -> _Trial:
+    def trial(home: Home, place: int) -> bool:
+        name = b"node-%o" % kind
+        home.mknod(place, name, kind, rdev)
+        return stat.S_IFMT(home.lstat(place, name).st_mode) == kind
+
+    return trial
+
+
+def _owners(home: Home, place: int) -> bool:
+    _make(home, place, b"owned")
+    os.chown(b"owned", _SOMEONE, _SOMEONE, dir_fd=place, follow_symlinks=False)
+    found = home.lstat(place, b"owned")
+    return (found.st_uid, found.st_gid) == (_SOMEONE, _SOMEONE)
+
+
+def _modes(home: Home, place: int) -> bool:
+    _make(home, place, b"modes")
+    for mode in (0o640, 0o755, 0o400):
+        os.chmod(b"modes", mode, dir_fd=place, follow_symlinks=False)
+        if stat.S_IMODE(home.lstat(place, b"modes").st_mode) != mode:
+            return False
+    return True
+
+
+def _xattrs(home: Home, place: int) -> bool:
+    where = xattrs.at(place, b"file")
+    xattrs.put(where, b"user.afm.probe", b"\0value")
+    return xattrs.read(where).get(b"user.afm.probe") == b"\0value"
+
+
+def _raw_names(home: Home, place: int) -> bool:
+    """Bytes that are no UTF-8, as a listing gives them back."""
+    name = b"raw\xff\xfe\n"
+    try:
+        _make(home, place, name)
+    except FileExistsError:
+        pass  # tried before
+    return name in _names(place)
+
+
+def _names(place: int) -> list[bytes]:
+    listing = os.open(b".", os.O_RDONLY | os.O_DIRECTORY, dir_fd=place)
+    try:
+        return [os.fsencode(name) for name in os.listdir(listing)]
+    finally:
+        os.close(listing)
+
+
+def _case_sensitive(home: Home, place: int) -> bool:
+    _make(home, place, b"case")
+    try:
+        home.lstat(place, b"CASE")
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _name_max(home: Home, place: int) -> int:
+    """Bytes of the longest name that home takes: asked, then tried."""
+    try:
+        asked = home.statvfs().f_namemax
+    except OSError:
+        asked = 0
+    longest = min(asked, _NAME_MAX) if asked > 0 else _NAME_MAX
+    if _takes_name(home, place, longest):
+        return longest
+    good, bad = 1, longest
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if _takes_name(home, place, middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def _takes_name(home: Home, place: int, length: int) -> bool:
+    name = b"n" * length
+    try:
+        _make(home, place, name)
+        home.unlink(place, name)
+    except OSError as exc:
+        return exc.errno == errno.EEXIST
+    return True

@@ -1,0 +1,48 @@
+"""Extended attributes at home. `where` is a descriptor (not O_PATH) or what `at` returns."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from afmfs.gateway.walk import check_name
+
+Where = int | bytes
+
+
+def at(dirfd: int, name: bytes) -> bytes:
+    """A path for calls that know no directory descriptor; its last component is not followed."""
+    check_name(name)
+    return b"/proc/self/fd/%d/%b" % (dirfd, name)
+
+
+def put(where: Where, key: bytes, value: bytes) -> None:
+    os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
+
+
+def remove(where: Where, key: bytes) -> None:
+    """Also if there is none."""
+    try:
+        os.removexattr(where, key, follow_symlinks=isinstance(where, int))
+    except OSError as exc:
+        if exc.errno != errno.ENODATA:
+            raise
+
+
+def read(where: Where) -> dict[bytes, bytes]:
+    """All that we may see; none where home has no extended attributes."""
+    follow = isinstance(where, int)
+    found: dict[bytes, bytes] = {}
+    try:
+        keys = os.listxattr(where, follow_symlinks=follow)
+    except OSError as exc:
+        if exc.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return found
+        raise
+    for key in map(os.fsencode, keys):
+        try:
+            found[key] = os.getxattr(where, key, follow_symlinks=follow)
+        except OSError as exc:
+            if exc.errno != errno.ENODATA:  # removed in between
+                raise
+    return found
