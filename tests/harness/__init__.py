@@ -1,0 +1,1 @@
+"""What tests need to run the real programs: mounts, trees, servers."""
