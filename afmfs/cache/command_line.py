@@ -1,0 +1,178 @@
+"""Command lines: what a command looks like, and how a line is taken apart.
+
+A command is one line: its name and its arguments, quoted as a shell quotes; names that are not
+UTF-8 travel as surrogates. Pure but for the handlers that a table brings along.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from afmfs.cache.event_report import Event
+from afmfs.cache.inode import Inode
+from afmfs.cache.status import CachedReport, Status
+from afmfs.errors import UnknownCommand
+from afmfs.model.states import State
+
+
+class Steered(Protocol):
+    """What the commands ask of a fileset."""
+
+    @property
+    def mount_point(self) -> str: ...  # absolute; '' where there is no mount
+
+    def status(self) -> Status: ...
+    def touch(self) -> None: ...  # activates an Inactive fileset
+    def flush_pending(self) -> int: ...  # the number through which it flushes
+    def stop(self) -> None: ...
+    def start(self) -> None: ...
+    def resume_requeued(self) -> int: ...  # entries that are tried again
+    async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
+    async def lookup(self, parent: int, name: bytes) -> Inode: ...
+    def cached(self, ino: int) -> CachedReport: ...
+    def events(self) -> Sequence[Event]: ...
+    def queue_lines(self) -> AsyncGenerator[bytes, None]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A command line, taken apart."""
+
+    command: Command
+    arguments: tuple[str, ...] = ()
+    flags: frozenset[str] = frozenset()
+    values: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[Steered, Words], Awaitable[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    name: str
+    summary: str
+    group: str
+    handler: Handler
+    parameters: tuple[str, ...] = ()  # positional arguments, all required unless in brackets
+    flags: Mapping[str, str] = field(default_factory=dict)  # option without value: what it does
+    values: Mapping[str, tuple[str, str]] = field(
+        default_factory=dict
+    )  # option: value's name, help
+    details: str = ""
+    examples: tuple[str, ...] = ()  # as afmctl takes them, after the device
+    activates: bool = True
+    unmounted: bool = False  # afmctl can answer it from a cache directory
+    modes: frozenset[str] | None = None  # None: all
+    not_in: frozenset[State] = frozenset()  # states in which it is refused
+    needs_home: bool = False
+
+    @property
+    def syntax(self) -> str:
+        options = [f"[{flag}]" for flag in self.flags]
+        options += [f"[{option} {value}]" for option, (value, _) in self.values.items()]
+        return " ".join([self.name, *options, *self.parameters])
+
+    @property
+    def arity(self) -> tuple[int, int]:
+        """Least and greatest number of arguments."""
+        return sum(not p.startswith("[") for p in self.parameters), len(self.parameters)
+
+
+Table = Mapping[str, Command]
+
+
+# -- parsing -------------------------------------------------------------------------------------
+
+
+def parse(table: Table, line: str) -> Words:
+    """Take a command line apart. UnknownCommand if it makes none."""
+    try:
+        name, *rest = shlex.split(line) or [""]
+    except ValueError as error:
+        raise UnknownCommand(f"can't read the command: {error}") from None
+    return _sort(find(table, name), rest)
+
+
+def find(table: Table, name: str) -> Command:
+    """The command of that name. UnknownCommand, with close matches, if there is none."""
+    command = table.get(name)
+    if command is None:
+        raise UnknownCommand(unknown(table, name))
+    return command
+
+
+def unknown(table: Table, name: str) -> str:
+    """What to say of a name that is no command."""
+    by_lower = {n.lower(): n for n in table}
+    close = [by_lower[n] for n in difflib.get_close_matches(name.lower(), by_lower)]
+    if not name:
+        return "no command; `help` lists them"
+    hint = f"did you mean {' or '.join(close)}?" if close else "`help` lists the commands"
+    return f"unknown command {name!r}; {hint}"
+
+
+def _sort(command: Command, rest: Sequence[str]) -> Words:
+    """Sort words into options and arguments; `--` ends the options."""
+    arguments: list[str] = []
+    flags: set[str] = set()
+    values: dict[str, str] = {}
+    words, literal = iter(rest), False
+    for word in words:
+        option, equals, value = word.partition("=")
+        if literal or not word.startswith("--"):
+            arguments.append(word)
+        elif word == "--":
+            literal = True
+        elif word in command.flags:
+            flags.add(word)
+        elif option in command.values:
+            values[option] = value if equals else next(words, "")
+        else:
+            raise UnknownCommand(f"unknown option {word}; syntax: {command.syntax}")
+    least, most = command.arity
+    if not least <= len(arguments) <= most or not all(values.values()):
+        raise UnknownCommand(f"wrong arguments; syntax: {command.syntax}")
+    return Words(command, tuple(arguments), frozenset(flags), values)
+
+
+def number(text: str, what: str) -> int:
+    """A positive number among the arguments."""
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise UnknownCommand(f"{what} is a number, not {text!r}")
+    return int(text)
+
+
+def seconds(text: str) -> float:
+    """The value of --timeout."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e9:
+        raise UnknownCommand(f"--timeout takes seconds, not {text!r}")
+    return value
+
+
+# -- paths ---------------------------------------------------------------------------------------
+
+
+def relative(path: str, mount_point: str) -> list[str]:
+    """The names that lead from the fileset's root to `path`, `.` and `..` resolved as written.
+
+    `path` is absolute below the mount point, or relative to the root. It may not lead out of it.
+    """
+    inside = os.path.normpath(path)
+    if path.startswith("/"):
+        base = os.path.normpath(mount_point) if mount_point else ""
+        if base != "/" and inside != base and not inside.startswith(base + "/"):
+            raise UnknownCommand(f"{path} is not below the mount point {mount_point}")
+        inside = inside[len(base) :]
+    names = [name for name in inside.split("/") if name not in ("", ".")]
+    if ".." in names:
+        raise UnknownCommand(f"{path} leads out of the fileset")
+    return names
