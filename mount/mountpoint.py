@@ -1,0 +1,109 @@
+"""The directory to mount on: is it fit, is a dead mount of ours in the way, what libfuse gets."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from afmfs.errors import Refused
+from afmfs.model.tunables import MountOptions
+
+FSTYPE = "fuse.afmfs"
+MNT_DETACH = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One line of the mount table."""
+
+    point: str
+    fstype: str
+    source: str
+
+
+def check(point: Path) -> None:
+    """Make sure that `point` can be mounted on; a dead mount of ours there is cleared away.
+
+    Raises Refused with the way out. Opens nothing below a file system that is not ours.
+    """
+    there = mounted_at(point)
+    if there is not None and there.fstype == FSTYPE:
+        if _answers(point):
+            raise Refused(
+                f"{point}: {there.source} is mounted here already; see afmctl {point} getstate, "
+                f"or unmount it: umount {point}"
+            )
+        detach(point)
+        return check(point)
+    try:
+        names = os.listdir(point)
+    except FileNotFoundError:
+        raise Refused(f"mount point {point} does not exist; make it: mkdir -p {point}") from None
+    except NotADirectoryError:
+        raise Refused(f"mount point {point} is not a directory") from None
+    except OSError as error:
+        raise Refused(f"mount point {point} cannot be read: {error.strerror}") from error
+    if set(names) - {"lost+found"}:
+        raise Refused(
+            f"mount point {point} is not empty: what is in it would be hidden. "
+            "Use an empty directory, or move its content away"
+        )
+    return None
+
+
+def _answers(point: Path) -> bool:
+    """Whether a process serves the mount. A dead one says so at once, a hung one is alive."""
+    try:
+        os.lstat(point)
+    except OSError as error:
+        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+            return False
+    return True
+
+
+def mounted_at(point: Path) -> Mounted | None:
+    """The uppermost mount on exactly this path."""
+    wanted = os.fsencode(point)
+    found = None
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            left, _, right = line.partition(b" - ")
+            here = _unescape(left.split(b" ")[4])
+            if here == wanted:
+                fstype, source = right.split(b" ")[:2]
+                found = Mounted(os.fsdecode(here), fstype.decode(), os.fsdecode(_unescape(source)))
+    return found
+
+
+def _unescape(word: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), word)
+
+
+def detach(point: Path) -> None:
+    """Take the mount off the tree, whoever may still have files open in it."""
+    if os.geteuid() != 0:
+        command = ["fusermount3", "-u", "-z", "--", os.fspath(point)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise Refused(f"the dead mount at {point} cannot be cleared: {done.stderr.strip()}")
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(point), MNT_DETACH) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise Refused(f"the dead mount at {point} cannot be cleared: {reason}")
+
+
+def fuse_options(device: str, options: MountOptions) -> set[str]:
+    """For libfuse. Never auto_unmount: a crash leaves the mount point dead, so that nothing can be
+    written below it unseen."""
+    words = {f"fsname={device}", "subtype=afmfs", "default_permissions", *options.kernel}
+    if options.allow_other:
+        words.add("allow_other")
+    if options.ro:
+        words.add("ro")
+    return words
