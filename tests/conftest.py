@@ -16,6 +16,15 @@ MakeMount = Callable[..., Mount]
 _FAILED = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--surface",
+        choices=["mount", "plain"],
+        default="mount",
+        help="where mounted tests work; `plain`, a local directory, tests the tests",
+    )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
