@@ -141,26 +141,9 @@ class Home(Walker):
         os.unlink(name, dir_fd=dirfd)
 
     def rmdir(self, dirfd: int, name: bytes) -> None:
-        """The caller says forget_directory. ENOTEMPTY also where home hides it in EPERM."""
+        """The caller says forget_directory."""
         check_name(name)
-        try:
-            os.rmdir(name, dir_fd=dirfd)
-        except PermissionError:
-            if self.properties.is_fuse and self._holds_names(dirfd, name):
-                code = errno.ENOTEMPTY
-                raise OSError(code, os.strerror(code), name) from None
-            raise
-
-    def _holds_names(self, dirfd: int, name: bytes) -> bool:
-        try:
-            fd = os.open(name, _LIST, dir_fd=dirfd)
-        except OSError:
-            return False
-        try:
-            with os.scandir(fd) as entries:
-                return next(entries, None) is not None
-        finally:
-            os.close(fd)
+        os.rmdir(name, dir_fd=dirfd)
 
     def rename(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
         """Replaces what is there. The caller says forget_directories if it is a directory."""

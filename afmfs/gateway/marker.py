@@ -72,7 +72,7 @@ class Claim:
 
 
 def claim(home: Home, wish: Claim) -> Marker:
-    """Make sure that home is ours; the marker as it now stands there.
+    """Make sure that home is ours; the marker as it now stands there (its token is to be kept).
 
     Forbidden if it is another's, HomeAway("Unmounted") if there is none. OSError from home.
     """
@@ -92,8 +92,20 @@ def claim(home: Home, wish: Claim) -> Marker:
             if _is_ours(found, wish):
                 return found
             _check(found, wish)
+            return _raise_counter(home, wish.ours, found)
     _write(home, wish.ours, new=False)
     return wish.ours
+
+
+def _raise_counter(home: Home, ours: Marker, found: Marker) -> Marker:
+    """From here on older copies are refused. Where home has no room, it stays as it is."""
+    try:
+        _write(home, ours, new=False)
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        return found  # ours too, and home is still good for reading
+    return ours
 
 
 def missing(home: Home) -> HomeAway:

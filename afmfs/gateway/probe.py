@@ -11,14 +11,18 @@ import os
 import secrets
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 
 from afmfs.gateway import syscalls, xattrs
-from afmfs.gateway.home import SCRATCH, Home
+from afmfs.gateway.home import MARKER, SCRATCH, Home
 from afmfs.model.properties import Properties
 
 _PREFIX = b"probe-"
 _NO_STABLE_INODES = frozenset(
     {syscalls.FUSE_SUPER_MAGIC, syscalls.MSDOS_SUPER_MAGIC, syscalls.EXFAT_SUPER_MAGIC}
+)
+_NO_ROOM = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMLINK}
 )
 _GRANULARITIES = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
 _TIMES = (1_700_000_001_123_456_789, 1_300_000_003_987_654_321)  # ns, odd seconds
@@ -30,25 +34,52 @@ _Trial = Callable[[Home, int], bool]
 def probe(home: Home, previous: Properties | None = None) -> Properties:
     """What this home can hold. `previous`: what was seen before its last remount.
 
-    HomeAway is none of its outcomes: OSError if not even the scratch place can be made.
+    A full or read-only home can't be tried out and is still good for reading: then it is what it
+    was, or nothing special. OSError for any other trouble.
     """
-    remove_leftovers(home)
     name = _PREFIX + secrets.token_hex(8).encode()
-    home.make_dir(home.scratch(), name)
-    place = home.directory((*SCRATCH, name))
     try:
-        return _try_all(home, place, previous)
+        remove_leftovers(home)
+        home.make_dir(home.scratch(), name)
+        os.close(home.make_file(home.directory((*SCRATCH, name)), b"file"))
+        return _try_all(home, home.directory((*SCRATCH, name)), previous)
+    except OSError as exc:
+        if exc.errno not in _NO_ROOM:
+            raise
+        return _untried(home, previous)
     finally:
         home.forget_directory((*SCRATCH, name))
         remove_leftovers(home)
 
 
-def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
-    os.close(home.make_file(place, b"file"))
-    ino = os.stat(home.directory(SCRATCH[:1])).st_ino
-    magic = syscalls.file_system_type(home.root)
-    moved = previous is not None and previous.marker_ino not in (0, ino)
+def _stable_inodes(home: Home, previous: Properties | None) -> bool:
+    """A number that was seen to change, or that its file system makes up, is never trusted."""
+    if syscalls.file_system_type(home.root) in _NO_STABLE_INODES:
+        return False
+    if previous is None or not previous.marker_ino:
+        return True
+    return previous.stable_inodes and previous.marker_ino == _marker_ino(home)
 
+
+def _marker_ino(home: Home) -> int:
+    """Of the directory: the file in it is replaced at each mount."""
+    return home.lstat(home.root, MARKER).st_ino
+
+
+def _is_fuse(home: Home) -> bool:
+    return syscalls.file_system_type(home.root) == syscalls.FUSE_SUPER_MAGIC
+
+
+def _untried(home: Home, previous: Properties | None) -> Properties:
+    return replace(
+        previous or Properties(noreplace=False, exchange=False),
+        stable_inodes=_stable_inodes(home, previous),
+        is_fuse=_is_fuse(home),
+        marker_ino=_marker_ino(home),
+    )
+
+
+def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
     def can(trial: _Trial) -> bool:
         try:
             return trial(home, place)
@@ -57,10 +88,7 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
 
     return Properties(
         mtime_ns=_granularity(home, place),
-        # a number that was seen to change is never trusted again
-        stable_inodes=magic not in _NO_STABLE_INODES
-        and not moved
-        and (previous is None or previous.stable_inodes),
+        stable_inodes=_stable_inodes(home, previous),
         noreplace=can(_noreplace),
         exchange=can(_exchange),
         hard_links=can(_hard_links),
@@ -74,16 +102,19 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
         raw_names=can(_raw_names),
         case_sensitive=can(_case_sensitive),
         name_max=_name_max(home, place),
-        is_fuse=magic == syscalls.FUSE_SUPER_MAGIC,
-        marker_ino=ino,
+        is_fuse=_is_fuse(home),
+        marker_ino=_marker_ino(home),
     )
 
 
 def remove_leftovers(home: Home) -> None:
     """Remove what this and earlier probes left, as far as it can be removed."""
-    listing = home.open_directory(SCRATCH) if home.scratch() >= 0 else -1
     try:
-        names = [os.fsencode(n) for n in os.listdir(listing)]
+        listing = home.open_directory(SCRATCH)
+    except FileNotFoundError:
+        return
+    try:
+        names = [os.fsencode(name) for name in os.listdir(listing)]
     finally:
         os.close(listing)
     for name in names:

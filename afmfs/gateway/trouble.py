@@ -124,7 +124,7 @@ _INCONSISTENT = frozenset(
 )
 
 _NEW_NAME = frozenset({Verb.MAKE, Verb.LINK, Verb.MOVE})
-_BAD_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL})
+_BAD_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})
 _REFUSED = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES})
 _NEVER = {
     Verb.WRITE: frozenset({errno.EFBIG, errno.EOVERFLOW, errno.EINVAL}),
@@ -173,8 +173,10 @@ def _never_held(code: int, verb: Verb, kind: int, properties: Properties) -> str
         return "an object of this type"
     if verb is Verb.LINK and code in _REFUSED and not properties.hard_links:
         return "a hard link"
-    if verb in _NEW_NAME and code in _BAD_NAME:
-        return "a name like this"
+    if verb in _NEW_NAME and (
+        code in _BAD_NAME or (code == errno.EINVAL and not properties.raw_names)
+    ):
+        return "a name or link target like this"
     if code == errno.EPERM and (
         (verb is Verb.OWNER and not properties.owners)
         or (verb is Verb.ATTR and not properties.modes)
