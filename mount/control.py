@@ -14,7 +14,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NoReturn, Protocol
 
 import trio
@@ -60,8 +60,8 @@ class Steering(Protocol):
 
     def status(self) -> Status: ...
     async def execute(self, line: str) -> str: ...
-    def queue_lines(self) -> AsyncIterator[bytes]: ...
-    def events(self) -> Sequence[dict[str, object]]: ...
+    def queue_lines(self) -> AsyncGenerator[bytes, None]: ...
+    def events(self) -> Sequence[Mapping[str, object]]: ...
 
 
 class Open(Protocol):
@@ -69,6 +69,7 @@ class Open(Protocol):
 
     async def read(self, offset: int, size: int) -> bytes: ...
     async def write(self, offset: int, data: bytes) -> int: ...
+    async def close(self) -> None: ...
 
 
 class ControlDirectory:
@@ -161,7 +162,7 @@ class ControlDirectory:
         pass
 
     async def release(self, fh: FileHandleT) -> None:
-        del self._open[fh]
+        await self._open.pop(fh).close()
 
     def _admit(self, ctx: RequestContext) -> None:
         # The kernel checks the modes too, but it lets pass whoever may override them.
@@ -210,6 +211,9 @@ class Document:
     async def write(self, offset: int, data: bytes) -> int:
         raise FUSEError(errno.EBADF)
 
+    async def close(self) -> None:
+        pass
+
 
 class Conversation:
     """`control`: a write is a command, what is read then is its reply.
@@ -245,6 +249,9 @@ class Conversation:
         self._after_write = offset + len(data)
         return len(data)
 
+    async def close(self) -> None:
+        pass
+
     def _keep(self, reply: str) -> None:
         self._reply = self._directory.last_reply = _encoded(reply)
 
@@ -252,9 +259,9 @@ class Conversation:
 class Stream:
     """`queue`: lines made while they are read, so millions cost no memory. Read it in sequence."""
 
-    def __init__(self, lines: Callable[[], AsyncIterator[bytes]]) -> None:
+    def __init__(self, lines: Callable[[], AsyncGenerator[bytes, None]]) -> None:
         self._lines = lines
-        self._source: AsyncIterator[bytes] | None = None
+        self._source: AsyncGenerator[bytes, None] | None = None
         self._buffer = b""
         self._start = 0  # offset of the buffer
         self._lock = trio.Lock()
@@ -262,21 +269,20 @@ class Stream:
     async def read(self, offset: int, size: int) -> bytes:
         async with self._lock:
             if offset == 0:
+                await self.close()
                 self._source, self._buffer, self._start = self._lines(), b"", 0
             if offset < self._start or self._source is None:
                 raise FUSEError(errno.ESPIPE)
-            await self._fill(offset + size)
-            piece = self._buffer[offset - self._start :][:size]
-            # What has been read stays for one read more: a reader may get less than it asked for.
+            await self._fill(self._source, offset + size)
+            # What is read now stays until the next read: a reader may get less than it asked for.
             self._buffer, self._start = self._buffer[offset - self._start :], offset
-            return piece
+            return self._buffer[:size]
 
-    async def _fill(self, end: int) -> None:
+    async def _fill(self, source: AsyncGenerator[bytes, None], end: int) -> None:
         parts = [self._buffer]
         have = self._start + len(self._buffer)
-        assert self._source is not None
         while have < end:
-            line = await anext(self._source, None)
+            line = await anext(source, None)
             if line is None:
                 break
             parts.append(line)
@@ -285,3 +291,8 @@ class Stream:
 
     async def write(self, offset: int, data: bytes) -> int:
         raise FUSEError(errno.EBADF)
+
+    async def close(self) -> None:
+        if self._source is not None:
+            await self._source.aclose()
+            self._source = None

@@ -27,7 +27,6 @@ from mount.operations import Operations
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
-
     from afmfs.cache.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -159,7 +158,10 @@ async def _announce(
 ) -> None:
     await begun.wait()
     log.info(
-        "%s is mounted at %s, its home is %s", settings.name, settings.mountpoint, settings.target
+        "%s is mounted at %s, its home is %s",
+        settings.fileset,
+        settings.mountpoint,
+        settings.target,
     )
     serving(settings)
 

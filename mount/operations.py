@@ -1,7 +1,8 @@
 """pyfuse3's handlers: translate, call the fileset, translate back.
 
 A node id is an inode number, and a file handle too: the fileset counts opens, and `forget` needs no
-table. Requests on the reserved numbers of `.afm` go to the control directory.
+table. Requests on the reserved numbers of `.afm` go to the control directory. The kernel has
+applied the umask and checked the permissions (default_permissions) before it asks.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ from mount.errnos import handler
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
-
-    from afmfs.cache.inode import Inode
 
 log = logging.getLogger(__name__)
 
@@ -109,8 +108,10 @@ class Operations(pyfuse3.Operations):
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
-        self._check_new(parent, name)
-        inode = await self._make(parent, name, mode & 0o7777 | stat.S_IFREG, ctx)
+        _check_new(parent, name)
+        inode = await self._fileset.make(
+            parent, name, mode=mode & 0o7777 | stat.S_IFREG, uid=ctx.uid, gid=ctx.gid
+        )
         await self._fileset.open(inode.ino, flags & ~CREATE_ONLY)
         return FileInfo(fh=FileHandleT(inode.ino)), entry_of(inode)
 
@@ -119,31 +120,37 @@ class Operations(pyfuse3.Operations):
     async def mknod(
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
-        self._check_new(parent, name)
-        return entry_of(await self._make(parent, name, mode, ctx, rdev=rdev))
+        _check_new(parent, name)
+        inode = await self._fileset.make(
+            parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev
+        )
+        return entry_of(inode)
 
     @handler
     @routed
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._check_new(parent, name)
-        return entry_of(await self._make(parent, name, mode, ctx))
+        _check_new(parent, name)
+        return entry_of(await self._fileset.make(parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid))
 
     @handler
     @routed
     async def symlink(
         self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._check_new(parent, name)
-        return entry_of(await self._make(parent, name, stat.S_IFLNK | 0o777, ctx, target=target))
+        _check_new(parent, name)
+        inode = await self._fileset.make(
+            parent, name, mode=stat.S_IFLNK | 0o777, uid=ctx.uid, gid=ctx.gid, target=target
+        )
+        return entry_of(inode)
 
     @handler
     @routed
     async def link(
         self, ino: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
-        self._check_new(new_parent, new_name)
+        _check_new(new_parent, new_name)
         return entry_of(await self._fileset.link(ino, new_parent, new_name))
 
     @handler
@@ -171,7 +178,6 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         _check_old(parent, name)
         _check_old(new_parent, new_name)
-        self._check_new(new_parent, new_name)
         if flags & ~(pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE):
             raise FUSEError(errno.EINVAL)
         await self._fileset.rename(parent, name, new_parent, new_name, flags)
@@ -180,36 +186,6 @@ class Operations(pyfuse3.Operations):
     @routed
     async def readlink(self, ino: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(await self._fileset.readlink(ino))
-
-    async def _make(
-        self,
-        parent: InodeT,
-        name: FileNameT,
-        mode: int,
-        ctx: RequestContext,
-        *,
-        rdev: int = 0,
-        target: bytes | None = None,
-    ) -> Inode:
-        """The kernel has applied the umask; the group of a set-group-ID directory is left to us."""
-        gid = ctx.gid
-        directory = await self._fileset.getattr(parent)
-        if directory.mode & stat.S_ISGID:
-            gid = directory.gid
-            if stat.S_ISDIR(mode):
-                mode |= stat.S_ISGID
-        return await self._fileset.make(
-            parent, name, mode=mode, uid=ctx.uid, gid=gid, rdev=rdev, target=target
-        )
-
-    def _check_new(self, parent: int, name: bytes) -> None:
-        """May this name be made here? The fileset says whether it is free."""
-        if len(name) > self._fileset.name_max:
-            raise FUSEError(errno.ENAMETOOLONG)
-        if parent >= RESERVED:
-            raise FUSEError(errno.EPERM)
-        if name == control.NAME and parent == ROOT:
-            raise FUSEError(errno.EEXIST)
 
     # --- attributes
 
@@ -287,11 +263,10 @@ class Operations(pyfuse3.Operations):
     @routed
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         """Positions 1 and 2 are those after `.` and `..`, the fileset's cookies follow."""
-        if start < 2:
-            itself = entry_of(await self._fileset.getattr(fh))
-            for position, name in enumerate((b".", b"..")[start:], start + 1):
-                if not readdir_reply(token, FileNameT(name), itself, position):
-                    return
+        for position, name in enumerate((b".", b"..")[start:], start + 1):
+            inode = await self._fileset.lookup(fh, name)
+            if not readdir_reply(token, FileNameT(name), entry_of(inode), position):
+                return
         cookie = max(start - 2, 0)
         while page := await self._fileset.readdir(fh, cookie, PAGE):
             for name, inode, cookie in page:
@@ -347,6 +322,14 @@ class Operations(pyfuse3.Operations):
         # ENOSYS once, and the kernel no longer asks for security.capability before each write.
         if not self._xattrs:
             raise FUSEError(errno.ENOSYS)
+
+
+def _check_new(parent: int, name: bytes) -> None:
+    """`.afm` is there already, and nothing can be made in it."""
+    if parent >= RESERVED:
+        raise FUSEError(errno.EPERM)
+    if name == control.NAME and parent == ROOT:
+        raise FUSEError(errno.EEXIST)
 
 
 def _check_old(parent: int, name: bytes) -> None:

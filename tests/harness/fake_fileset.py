@@ -40,7 +40,7 @@ class Statfs(NamedTuple):
 
 @dataclass(frozen=True)
 class FakeSettings:
-    name: str
+    fileset: str
     device: str
     target: str
     cache: Path
@@ -75,6 +75,8 @@ class FakeFileset:
         return self.inodes[self.names[parent][name][0]]
 
     async def lookup(self, parent: int, name: bytes) -> Inode:
+        if name in (b".", b".."):
+            return self.inodes[parent]
         if name == b"strange-error":
             raise ValueError("a bug")
         return self._at(parent, name)
@@ -226,7 +228,11 @@ class FakeFileset:
     def status(self) -> Status:
         one = self.settings
         return Status(
-            device=one.device, fileset=one.name, target=one.target, state="Active", gateway="here"
+            device=one.device,
+            fileset=one.fileset,
+            target=one.target,
+            state="Active",
+            gateway="here",
         )
 
     async def execute(self, line: str) -> str:
