@@ -55,8 +55,8 @@ class Status:
 
     last_entry: int = 0  # number of the newest entry ever queued
     flushed_through: int = 0  # no entry up to this number is pending
-    settled_through: int = 0  # no entry up to this number can go now: it is done, requeued, or held
-    # up by a requeued one. What came later may be under way.
+    settled_through: int = 0  # no entry up to this number can go now: each is done, requeued, or
+    # held up by a requeued one. Later ones may be under way.
     blocked: str = ""  # why nothing that is pending can go; see `why_blocked`
 
     entries_per_second: float = 0.0  # replayed, over the last seconds
@@ -116,17 +116,13 @@ def from_json(text: str | bytes) -> Status:
     return Status(**{name: fields[name] for name in Status.__dataclass_fields__ if name in fields})
 
 
-def why_blocked(status: Status, *, settled: bool) -> str:
-    """Why nothing that is pending can go now, '' if something can or nothing is pending.
-
-    `settled`: the gateway has nothing left that it may try, only requeued entries and what they
-    hold up.
-    """
+def why_blocked(status: Status) -> str:
+    """Why nothing that is pending can go now, '' if something can or nothing is pending."""
     if not status.queue_length:
         return ""
     if status.state in (State.STOPPED, State.UNMOUNTED, State.DISCONNECTED, State.NEEDS_RESYNC):
         return f"{status.state}: {status.reason}" if status.reason else status.state
-    if settled and status.requeued:
+    if status.requeued and status.settled_through >= status.last_entry:
         return requeued_text(status)
     return ""
 
@@ -141,9 +137,9 @@ def requeued_text(status: Status) -> str:
     )
 
 
-def with_block(status: Status, *, settled: bool) -> Status:
+def with_block(status: Status) -> Status:
     """`status` with `blocked` filled in."""
-    return replace(status, blocked=why_blocked(status, settled=settled))
+    return replace(status, blocked=why_blocked(status))
 
 
 # -- metrics -------------------------------------------------------------------------------------

@@ -88,25 +88,24 @@ def test_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "settled", "text"),
+    ("change", "text"),
     [
-        ({}, False, ""),
-        ({}, True, ""),
-        ({"state": "Stopped", "queue_length": 0}, True, ""),
-        ({"state": "Stopped"}, False, "Stopped"),
-        ({"state": "Disconnected", "reason": "EIO"}, False, "Disconnected: EIO"),
-        ({"state": "Recovery"}, False, ""),
-        ({"requeued": 2}, False, ""),
+        ({}, ""),
+        ({"settled_through": 9, "last_entry": 9}, ""),
+        ({"state": "Stopped", "queue_length": 0}, ""),
+        ({"state": "Stopped"}, "Stopped"),
+        ({"state": "Disconnected", "reason": "EIO"}, "Disconnected: EIO"),
+        ({"state": "Recovery"}, ""),
+        ({"requeued": 2, "settled_through": 8, "last_entry": 9}, ""),
         (
-            {"requeued": 2, "last_error": "ENOSPC"},
-            True,
+            {"requeued": 2, "last_error": "ENOSPC", "settled_through": 9, "last_entry": 9},
             "2 entries were refused by home and requeued (ENOSPC); `queue` lists them,"
             " `resumeRequeued` tries them again",
         ),
     ],
 )
-def test_why_blocked(change: dict[str, object], settled: bool, text: str) -> None:
-    assert why_blocked(replace(SEED, **change), settled=settled) == text  # type: ignore[arg-type]
+def test_why_blocked(change: dict[str, object], text: str) -> None:
+    assert why_blocked(replace(SEED, **change)) == text  # type: ignore[arg-type]
 
 
 # -- dirty bytes ---------------------------------------------------------------------------------

@@ -1,0 +1,147 @@
+"""`afmctl DEVICE COMMAND [-j FILESET] [ARGUMENTS]`: the command line for administrators.
+
+The commands and their syntax come from the table that the control file uses too. Exit status: 0,
+done; 1, failed or refused, with the reason on standard error; 2, wrong usage.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from afmfs.admin import find
+from afmfs.admin.access import Hung
+from afmfs.admin.steer import Failure, Request, run
+from afmfs.cache.command_line import Command, unknown
+from afmfs.cache.commands import TABLE, help_text
+from afmfs.errors import UnknownCommand
+
+_EPILOG = """\b
+Examples:
+  afmctl afmfs getstate
+  afmctl afmfs flushPending -j sw1 --wait --timeout 60
+  afmctl /mnt/sw1 cached src/main.c
+  afmctl /var/lib/afmfs/sw1 queue
+
+\b
+Exit status: 0 done; 1 failed or refused, with the reason; 2 wrong usage.
+Completion: eval "$(_AFMCTL_COMPLETE=bash_source afmctl)" (or zsh_source, fish_source).
+"""
+
+
+class Afmctl(click.Group):
+    """The group of all commands, listed by what they are for."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """`afmctl help` needs no device, and a command in its place deserves a better answer."""
+        if args[:1] == ["help"]:
+            _print_help(args[1:], context)
+        if args and args[0] in TABLE and len(args) == 1:
+            raise click.UsageError(f"DEVICE comes first, as in: afmctl afmfs {args[0]}", context)
+        return super().parse_args(context, args)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands:
+            raise click.UsageError(unknown(TABLE, args[0]), context)
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        for group in dict.fromkeys(command.group for command in TABLE.values()):
+            members = [c for c in TABLE.values() if c.group == group]
+            with formatter.section(group):
+                formatter.write_dl([(c.syntax, c.summary) for c in members])
+
+
+def _print_help(names: Sequence[str], context: click.Context) -> None:
+    if not names:
+        click.echo(context.get_help())
+        context.exit(0)
+    try:
+        click.echo(help_text(names[0]), nl=False)
+    except UnknownCommand as error:
+        raise click.UsageError(str(error), context) from None
+    context.exit(0)
+
+
+def _complete_device(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    mounts = find.mounts()
+    words = dict.fromkeys([*(m.device for m in mounts), *(m.point for m in mounts)])
+    found = [CompletionItem(word) for word in words if word.startswith(incomplete)]
+    return [*found, CompletionItem(incomplete, type="dir")]
+
+
+def _click_command(command: Command) -> click.Command:
+    """The command of the table as click knows commands."""
+    parameters: list[click.Parameter] = [
+        click.Option(["-j", "--fileset"], metavar="FILESET", help="where DEVICE has several")
+    ]
+    for flag, text in command.flags.items():
+        parameters.append(click.Option([flag], is_flag=True, help=text))
+    for option, (value, text) in command.values.items():
+        kind = click.FloatRange(min=0) if option == "--timeout" else None
+        parameters.append(click.Option([option], metavar=value, type=kind, help=text))
+    for name in command.parameters:
+        word = name.strip("[]")
+        parameters.append(click.Argument([word.lower()], metavar=word, required=name == word))
+    examples = "".join(f"  afmctl afmfs {example}\n" for example in command.examples)
+    return click.Command(
+        command.name,
+        params=parameters,
+        callback=lambda **values: _invoke(command, values),
+        help=f"{command.summary}.\n\n{command.details}",
+        epilog=f"\b\nExamples:\n{examples}",
+    )
+
+
+def _invoke(command: Command, values: dict[str, Any]) -> None:
+    context = click.get_current_context()
+    if command.name == "help":
+        _print_help([name for name in (values["command"],) if name], context.find_root())
+    if values.get("timeout") is not None and not values["wait"]:
+        raise click.UsageError("--timeout is for --wait", context)
+    parent: dict[str, Any] = context.find_root().params
+    arguments = [values[p.strip("[]").lower()] for p in command.parameters]
+    request = Request(
+        command=command,
+        device=parent["device"],
+        fileset=values["fileset"] or parent["fileset"],
+        arguments=tuple(arguments),
+        flags=frozenset(flag for flag in command.flags if values[flag.lstrip("-")]),
+        timeout=values.get("timeout"),
+    )
+    try:
+        run(request)
+    except find.NotFound as error:
+        raise Failure(str(error)) from None
+    except UnknownCommand as error:
+        raise click.UsageError(str(error), context) from None
+    except Hung as error:
+        raise Failure(f"{error.filename} does not answer") from None
+
+
+main = Afmctl(
+    name="afmctl",
+    params=[
+        click.Argument(["device"], shell_complete=_complete_device),
+        click.Option(["-j", "--fileset"], metavar="FILESET", help="where DEVICE has several"),
+    ],
+    commands={name: _click_command(command) for name, command in TABLE.items()},
+    help="Watch and steer afmfs filesets.\n\nDEVICE is a device's name, a mount point or, for"
+    " getstate, queue, events and cached, the cache directory of a fileset that is not mounted.",
+    epilog=_EPILOG,
+    subcommand_metavar="COMMAND [-j FILESET] [ARGUMENTS]",
+    callback=lambda **values: None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+if __name__ == "__main__":
+    sys.exit(main(prog_name=os.path.basename(sys.argv[0])))

@@ -1,0 +1,145 @@
+"""What can be said of a cache that is not mounted, read from its databases.
+
+Read-only: nothing is recovered, and what an interrupted mount left in doubt is shown as it lies
+there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+from afmfs.cache import queue_report
+from afmfs.cache.cached_report import cached_report
+from afmfs.cache.command_line import relative
+from afmfs.cache.event_report import Event, read_events
+from afmfs.cache.inode import Inode
+from afmfs.cache.schema import INODE_COLUMNS, VERSION
+from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
+from afmfs.cache.store import Store
+from afmfs.cache.validity import Validity
+from afmfs.errors import AfmError, Damaged
+from afmfs.model.entry import ROOT
+from afmfs.model.states import Facts, reason, shown
+
+
+class OfflineCache:
+    """A cache directory, open for reading."""
+
+    def __init__(
+        self, path: str, cache: sqlite3.Connection, gateway: sqlite3.Connection | None
+    ) -> None:
+        self._path, self._cache, self._gateway = path, cache, gateway
+        (version,) = cache.execute("PRAGMA user_version").fetchone()
+        if version != VERSION:
+            raise Damaged(f"{path}: a cache of format {version}, this program reads {VERSION}")
+        self._settings = dict(cache.execute("SELECT key, value FROM fileset"))
+
+    def status(self) -> Status:
+        """The status as the last mount left it. Scans the queue for `dirty_bytes`."""
+        settings, cache = self._settings, self._cache
+        counters = self._row("SELECT * FROM counters")
+        first, queued_ns = self._first_entry()
+        facts = Facts(
+            mounted=False,
+            stopped=bool(int(settings.get("stopped") or 0)),
+            needs_resync=str(settings.get("needs_resync") or ""),
+            pending=counters["queue_length"],
+            requeued=self._count_requeued(),
+        )
+        (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
+        last = self._last_entry()
+        return with_block(
+            Status(
+                device=str(settings.get("device", "")),
+                fileset=str(settings.get("fileset", "")),
+                target=str(settings.get("target", "")),
+                state=shown(facts),
+                reason=reason(facts),
+                gateway="-",
+                cache=self._path,
+                block_size=int(settings.get("block_size", 0)),
+                num_exec=int(settings.get("num_exec") or 0),
+                requeued=facts.requeued,
+                unrepresentable=unrepresentable,
+                dirty_bytes=dirty_bytes(cache),
+                oldest_pending_seconds=max(0.0, (time.time_ns() - queued_ns) / 1e9) if first else 0,
+                last_entry=last,
+                flushed_through=first - 1 if first else last,
+                **counters,
+            )
+        )
+
+    def queue_lines(self) -> Iterator[bytes]:
+        return queue_report.lines(self._cache, self._gateway, now_ns=time.time_ns())
+
+    def events(self) -> list[Event]:
+        return read_events(self._cache)
+
+    def cached(self, path: str) -> CachedReport:
+        """The report on the object at `path`, relative to the root. AfmError if it isn't known."""
+        if path.startswith("/"):
+            raise AfmError(f"{path}: the cache is not mounted; give a path relative to its root")
+        ino = ROOT
+        for name in relative(path, ""):
+            ino = self._lookup(ino, os.fsencode(name), path)
+        inode = Inode(
+            *self._cache.execute(
+                f"SELECT {INODE_COLUMNS} FROM inode WHERE ino=?", (ino,)
+            ).fetchone()
+        )
+        # Validity asks its store for nothing but `execute` here.
+        validity = Validity(cast(Store, self._cache), int(self._settings["block_size"]))
+        dirty = self._cache.execute("SELECT 1 FROM queue WHERE ino=? LIMIT 1", (ino,)).fetchone()
+        return cached_report(inode, validity, dirty=dirty is not None)
+
+    def _lookup(self, parent: int, name: bytes, path: str) -> int:
+        row = self._cache.execute(
+            "SELECT ino FROM dentry WHERE parent=? AND name=?", (parent, name)
+        ).fetchone()
+        if row is None:
+            raise AfmError(f"{path}: not known to the cache")
+        return int(row[0])
+
+    def _row(self, query: str) -> dict[str, Any]:
+        cursor = self._cache.execute(query)
+        return dict(
+            zip([column[0] for column in cursor.description], cursor.fetchone(), strict=True)
+        )
+
+    def _first_entry(self) -> tuple[int, int]:
+        row = self._cache.execute("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1").fetchone()
+        return row or (0, 0)
+
+    def _last_entry(self) -> int:
+        (last,) = self._cache.execute("SELECT coalesce(max(id), 0) FROM queue").fetchone()
+        return int(last)
+
+    def _count_requeued(self) -> int:
+        if self._gateway is None:
+            return 0
+        (count,) = self._gateway.execute("SELECT count(*) FROM requeued").fetchone()
+        return int(count)
+
+
+@contextmanager
+def open_cache(path: str) -> Iterator[OfflineCache]:
+    """Open a cache directory for reading. OSError, sqlite3.Error or Damaged if it is none."""
+    with closing(_connect(Path(path, "cache.db"))) as cache:
+        row = cache.execute("SELECT value FROM fileset WHERE key='home'").fetchone()
+        gateway = Path(path, "gateway", str(row[0] if row else 1), "gateway.db")
+        if not gateway.exists():
+            yield OfflineCache(path, cache, None)
+            return
+        with closing(_connect(gateway)) as connection:
+            yield OfflineCache(path, cache, connection)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)

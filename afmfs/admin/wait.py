@@ -1,0 +1,90 @@
+"""Waiting until what is pending has gone, or can't.
+
+The wait is done by asking again and again, as a process that waits inside a request to the mount
+could not be interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from afmfs.cache.status import Status, requeued_text
+from afmfs.model.states import AWAY, State
+
+AWAY_SECONDS = 10.0
+"""How long home may be away before waiting for it is given up: the longest time between two probes.
+A home that has just come back is not given up before the gateway has looked."""
+
+_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.05, 1.3, 0.5
+
+
+class Clock(Protocol):
+    def now(self) -> float: ...  # seconds, monotonic
+    def sleep(self, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How a wait ended; `text` says why where that is not well."""
+
+    ok: bool
+    text: str = ""
+
+
+def verdict(status: Status, through: int, away_seconds: float) -> Verdict | None:
+    """Whether the wait for the entries up to `through` is over; None if it isn't.
+
+    `away_seconds`: for how long home has been away.
+    """
+    gone = status.flushed_through >= through
+    if gone and (status.queue_length or status.state in (State.ACTIVE, State.INACTIVE)):
+        return Verdict(True)
+    if status.state in (State.STOPPED, State.NEEDS_RESYNC):
+        return Verdict(False, _why(status, through))
+    if status.state in AWAY:
+        return Verdict(False, _why(status, through)) if away_seconds >= AWAY_SECONDS else None
+    if not gone and status.requeued and status.settled_through >= through:
+        return Verdict(False, requeued_text(status))
+    return None
+
+
+def _why(status: Status, through: int) -> str:
+    left = f"{status.queue_length} pending"
+    if status.flushed_through >= through:
+        left = "nothing of it is pending any more"
+    reason = f" ({status.reason})" if status.reason else ""
+    return f"{left}, {status.fileset} is {status.state}{reason}"
+
+
+def wait(
+    read: Callable[[], Status],
+    through: int,
+    timeout: float | None,
+    clock: Clock,
+    show: Callable[[Status], None] = lambda status: None,
+) -> Verdict:
+    """Wait for the entries up to `through`. `read` gives the newest status; what it raises ends
+    the wait."""
+    started, away_since = clock.now(), None
+    for pause in pauses():
+        status, now = read(), clock.now()
+        away_since = (away_since or now) if status.state in AWAY else None
+        found = verdict(status, through, now - away_since if away_since else 0.0)
+        if found is not None:
+            return found
+        show(status)
+        left = float("inf") if timeout is None else started + timeout - now
+        if left <= 0:
+            return Verdict(False, f"timed out after {timeout:g} s: {_why(status, through)}")
+        clock.sleep(min(pause, left))
+    raise AssertionError("pauses never end")
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between two questions."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)

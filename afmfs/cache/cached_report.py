@@ -1,0 +1,35 @@
+"""How much of one object is cached, from its row and its block map."""
+
+from __future__ import annotations
+
+from afmfs.cache.inode import LISTED, UNREAD, Inode
+from afmfs.cache.status import CachedReport, cached_state
+from afmfs.cache.validity import Validity
+from afmfs.model import blocks
+
+
+def cached_report(inode: Inode, validity: Validity, *, dirty: bool) -> CachedReport:
+    """The report on `inode`. `dirty`: a pending entry concerns it.
+
+    A directory counts as one block, cached once all its names have been read. Everything else but a
+    regular file is cached by being known.
+    """
+    if inode.is_file:
+        total = blocks.count(inode.size, validity.block)
+        have, have_bytes = validity.cached_blocks(inode)
+        state, size = cached_state(have, total), inode.size
+    else:
+        total = have = have_bytes = size = 0
+        state = "cached"
+    if inode.is_dir:
+        total, have = 1, int(inode.listed == LISTED)
+        state = "cached" if have else "uncached" if inode.listed == UNREAD else "partial"
+    return CachedReport(
+        state=state,
+        size=size,
+        cached_bytes=have_bytes,
+        blocks=total,
+        cached_blocks=have,
+        block_size=validity.block,
+        dirty=dirty,
+    )
