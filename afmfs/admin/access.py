@@ -51,6 +51,7 @@ class Access:
 
     def __init__(self) -> None:
         self._child: tuple[int, Connection] | None = None
+        self._left: set[int] = set()  # killed and not yet gone
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +62,12 @@ class Access:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leave(_LEAVE_SECONDS)
+        """See the children off, or leave behind what can't be ended."""
+        self._leave()
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while self._left and time.monotonic() < deadline:
+            self._left = {pid for pid in self._left if os.waitpid(pid, os.WNOHANG) == (0, 0)}
+            time.sleep(0.005 if self._left else 0)
 
     def read(self, path: str, *, timeout: float = READ_SECONDS) -> bytes:
         """The whole of a file."""
@@ -105,7 +111,7 @@ class Access:
             raise Hung(path) from None
         finally:
             if not ended:  # it hangs, or nobody wants the rest of its answer
-                self._leave(0)
+                self._leave()
 
     def _pipe(self) -> Connection:
         if self._child is None:
@@ -117,16 +123,14 @@ class Access:
             self._child = pid, ours
         return self._child[1]
 
-    def _leave(self, seconds: float) -> None:
-        """End the child, and be gone after so many seconds even where it can't be ended."""
+    def _leave(self) -> None:
+        """Kill the child and wait for nothing: in the middle of a request it can't die."""
         if self._child is None:
             return
         (pid, pipe), self._child = self._child, None
         pipe.close()
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + seconds
-        while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
-            time.sleep(0.005)
+        self._left.add(pid)
 
 
 # -- in the child --------------------------------------------------------------------------------
