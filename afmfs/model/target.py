@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
+from os import fsencode
 from urllib.parse import unquote_to_bytes
 
 from afmfs.errors import Refused
@@ -19,12 +19,12 @@ def parse_target(text: str) -> bytes:
     """
     scheme = _SCHEME.match(text)
     if scheme is None:
-        path = os.fsencode(text)
+        path = fsencode(text)
     elif scheme[1].lower() == "file":
         host, slash, rest = text[scheme.end() :].partition("/")
         if host not in ("", "localhost"):
             raise _refused(f"{text}: a file on another host; mount it here and give its path")
-        path = unquote_to_bytes(os.fsencode(slash + rest))
+        path = unquote_to_bytes(fsencode(slash + rest))
     else:
         raise _refused(f"{text}: {scheme[1]}:// is not supported yet; mount it and give its path")
     if not path.startswith(b"/") or b"\0" in path:
