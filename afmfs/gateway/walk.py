@@ -12,7 +12,7 @@ Path = tuple[bytes, ...]
 
 MAX_DIRECTORIES = 512
 PINNED = 8
-"""A descriptor stays open until its thread has asked for this many others."""
+"""A descriptor stays open until its thread has asked for this many more."""
 
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
 _NO_NAMES = frozenset({b"", b".", b".."})
@@ -29,7 +29,7 @@ class _Directory:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.pins = 0  # how often it stands in a thread's ring
+        self.pins = 0  # how often it stands in a thread's ring, or is walked through
         self.cached = True
 
 
@@ -46,30 +46,38 @@ class Walker:
         self._rings = threading.local()
         self._top = _Directory(root)
         self._cache: OrderedDict[Path, _Directory] = OrderedDict()
-        self._evicted: set[_Directory] = set()  # still in some thread's ring
+        self._evicted: set[_Directory] = set()  # still pinned
         self._epoch = 0
 
     def directory(self, path: Path) -> int:
         """An O_PATH descriptor of the directory at `path`.
 
         Never follows a symlink (ENOTDIR). Valid until the calling thread has asked for PINNED
-        others. It is that directory for good, also when it is moved: see forget_directories.
+        more. It is that directory for good, also when it is moved: see forget_directories.
         """
         with self._lock:
-            found = self._cache.get(path)
-            if found is not None:
+            at = self._cache.get(path)
+            if at is not None:
                 self._cache.move_to_end(path)
-                return self._pin(found)
+                at.pins += 1
+                return self._ring(at)
             depth = len(path)
             while depth and path[:depth] not in self._cache:
                 depth -= 1
             epoch = self._epoch
-            fd = self._pin(self._cache[path[:depth]] if depth else self._top)
-        # home may take its time: not under the lock
-        for end in range(depth + 1, len(path) + 1):
-            check_name(path[end - 1])
-            fd = self._keep(path[:end], os.open(path[end - 1], _WALK, dir_fd=fd), epoch)
-        return fd
+            at = self._cache[path[:depth]] if depth else self._top
+            at.pins += 1
+        try:
+            # home may take its time: not under the lock
+            for end in range(depth + 1, len(path) + 1):
+                check_name(path[end - 1])
+                at = self._keep(path[:end], os.open(path[end - 1], _WALK, dir_fd=at.fd), epoch, at)
+        except BaseException:
+            with self._lock:
+                self._unpin(at)
+            raise
+        with self._lock:
+            return self._ring(at)
 
     def forget_directory(self, path: Path) -> None:
         """After an rmdir: `path` may come to name another directory."""
@@ -93,37 +101,41 @@ class Walker:
         self._cache.clear()
         self._evicted.clear()
 
-    def _keep(self, path: Path, fd: int, epoch: int) -> int:
+    def _keep(self, path: Path, fd: int, epoch: int, parent: _Directory) -> _Directory:
+        """Take in a directory just opened; it is pinned in its parent's stead."""
         with self._lock:
+            self._unpin(parent)
             found = self._cache.get(path)
             if found is not None:  # another thread was faster
                 os.close(fd)
-                return self._pin(found)
+                found.pins += 1
+                return found
             directory = _Directory(fd)
+            directory.pins = 1
             if epoch == self._epoch:
                 self._cache[path] = directory
+                if len(self._cache) > MAX_DIRECTORIES:
+                    self._evict(self._cache.popitem(last=False)[1])
             else:
                 # forgotten while we walked: it may no longer be what the path leads to
-                directory.cached = False
-                self._evicted.add(directory)
-            self._pin(directory)
-            if len(self._cache) > MAX_DIRECTORIES:
-                self._evict(self._cache.popitem(last=False)[1])
-            return fd
+                self._evict(directory)
+            return directory
 
-    def _pin(self, directory: _Directory) -> int:
+    def _ring(self, directory: _Directory) -> int:
+        """Hand a pinned directory to the calling thread, in the place of its oldest."""
         ring: deque[_Directory] | None = getattr(self._rings, "ring", None)
         if ring is None:
             ring = self._rings.ring = deque()
-        directory.pins += 1
         ring.append(directory)
         if len(ring) > PINNED:
-            oldest = ring.popleft()
-            oldest.pins -= 1
-            if not (oldest.pins or oldest.cached):
-                self._evicted.discard(oldest)
-                os.close(oldest.fd)
+            self._unpin(ring.popleft())
         return directory.fd
+
+    def _unpin(self, directory: _Directory) -> None:
+        directory.pins -= 1
+        if not (directory.pins or directory.cached):
+            self._evicted.discard(directory)
+            os.close(directory.fd)
 
     def _evict(self, directory: _Directory) -> None:
         directory.cached = False
