@@ -1,4 +1,4 @@
-"""Bytes of files: reading, writing, changing the size. Never waits for home but to read what is not here.
+"""Bytes of files: reading, writing, changing the size. Nothing here waits for home.
 
 The order of writes is the subject of this file (crash-rules.md, "the cache's own writes"):
 
@@ -118,7 +118,7 @@ class Content:
         return len(data)
 
     async def _write(self, inode: Inode, offset: int, end: int, data: bytes) -> None:
-        """As `_write_at_once`, with the wait for the log that the first overwrite in place needs."""
+        """As `_write_at_once`, with the wait that the first overwrite in place needs."""
         valid = self._validity.valid(inode, offset, end)
         if not valid or not inode.nlink or self._has_durable_in_place(inode.ino):
             self._write_at_once(inode, offset, end, data, valid)
@@ -143,9 +143,7 @@ class Content:
         if valid:  # entry first: kill -9 here pushes the old bytes once more
             self._write_valid(inode, offset, data, valid)
 
-    def _write_new(
-        self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges
-    ) -> None:
+    def _write_new(self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges) -> None:
         if not valid:
             self._blobs_for(inode)
             self._blobs.write(inode, offset, data)
@@ -167,7 +165,7 @@ class Content:
             inode.gen = self._store.entries.take()
 
     def _commit_write(self, inode: Inode, offset: int, end: int, valid: Ranges) -> int:
-        """The transaction of a write: marks, size, times and entries. The in-place entry's number."""
+        """The transaction of a write: marks, size, times, entries. The in-place entry's number."""
         store, now = self._store, time.time_ns()
         number = in_place = 0
         size = max(inode.size, end)
@@ -191,12 +189,15 @@ class Content:
 
     def _mark(self, inode: Inode, start: int, end: int, size: int) -> None:
         """Mark bytes of a file that is not whole as valid, and count the blocks that completes."""
-        before = self._validity.cached_blocks(inode)[1]
-        self._validity.mark(inode, start, end, size)
+        validity, block = self._validity, self._validity.block
+        last = max(0, inode.size - 1)  # its block may be short, and grow
+        among = range(min(start, last) // block, -(-end // block))
+        before = validity.cached_bytes(inode, among)
+        validity.mark(inode, start, end, size)
         if size != inode.size:
             self._store.save(inode, size=size)
-        self._validity.become_whole(inode)
-        self._store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
+        self._store.counters.cached_bytes += validity.cached_bytes(inode, among) - before
+        validity.become_whole(inode)
 
     def _has_durable_in_place(self, ino: int) -> bool:
         return ino in self._in_place
@@ -246,7 +247,7 @@ class Content:
             store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
 
     def _empty(self, inode: Inode) -> None:
-        """Nothing is left: a new generation, the old blob goes to reclaim (truncate-new-generation)."""
+        """Nothing is left: a new generation, the old blob to reclaim (truncate-new-generation)."""
         if inode.gen:
             self._store.reclaim(inode, 0)
         if not inode.whole:
@@ -275,7 +276,7 @@ class Content:
             self.reclaim_tail(inode)
 
     def reclaim_tail(self, inode: Inode) -> None:
-        """Destroy what lies beyond the file's size. The shrink is durable; under the inode's lock."""
+        """Destroy what lies beyond the file's size. The shrink is durable; the lock is held."""
         self._blobs.cut(inode, inode.size)
         with self._store as store:
             store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (inode.ino, inode.gen))

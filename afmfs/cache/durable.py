@@ -44,7 +44,8 @@ class Durable:
         self._clean_at = -1  # value of store.commits that the last point covers
         self._running = trio.Lock()
         self._flush_s = 1.0  # how long a flush of the log takes: running mean
-        self.after: list[Callable[[], None]] = []  # called after each point
+        self.before: list[Callable[[], None]] = []  # called when a point starts
+        self.after: list[Callable[[], None]] = []  # called when it is done
 
     def attach(self, content: Content) -> None:
         self._content = content
@@ -78,6 +79,8 @@ class Durable:
             # next point (number-at-start).
             number, last = self.point, self._store.entries.last
             self.point += 1
+            for call in self.before:
+                call()
             clean_at = self._store.commits
             created, self._blobs.created = self._blobs.created, set()
             try:
@@ -104,8 +107,10 @@ class Durable:
         (point-recorded), then the log.
         """
         content = self._content
-        if not inode.is_file or not inode.gen or inode.changed <= max(
-            self.durable_entry, inode.synced
+        if (
+            not inode.is_file
+            or not inode.gen
+            or inode.changed <= max(self.durable_entry, inode.synced)
         ):
             await self.sync_wal()
             return

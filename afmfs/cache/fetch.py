@@ -1,8 +1,8 @@
 """Bringing uncached blocks: each is fetched once, however many wait for it.
 
-A fetch that is under way is void once anything was unmarked below it (a truncation, an eviction): its
-bytes may be older than what was pushed since (fetch-unchanged). A write does not void it: what was
-written is valid, and the answer only goes where nothing is (fetch-not-valid).
+A fetch that is under way is void once anything was unmarked below it (a truncation, an eviction):
+its bytes may be older than what was pushed since (fetch-unchanged). A write does not void it: what
+was written is valid, and the answer only goes where nothing is (fetch-not-valid).
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import trio
 
 from afmfs.cache.content import Content
 from afmfs.cache.inode import Inode, Stamp
-from afmfs.cache.link import GatewayLink, close_all
+from afmfs.cache.link import GatewayLink
 from afmfs.cache.namespace import failed
 from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
-from afmfs.gateway.protocol import MAX_FETCH, Message
-from afmfs.model import blocks
+from afmfs.gateway.protocol import MAX_FETCH, Message, close_all
 
 READ_AHEAD = 8
 """Most blocks that a run of sequential reads brings ahead of itself."""
@@ -69,7 +68,9 @@ class Fetcher:
                 return
             waits = [self._flight_of(inode, number) for number in numbers]
             flights = {flight for flight in waits if flight is not None}
-            flights |= set(self._launch(inode, [n for n, f in zip(numbers, waits, strict=True) if not f]))
+            flights |= set(
+                self._launch(inode, [n for n, f in zip(numbers, waits, strict=True) if not f])
+            )
             self._read_ahead(inode, numbers)
             for flight in flights:
                 await flight.done.wait()
@@ -133,7 +134,9 @@ class Fetcher:
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:
             if reply["errno"] == errno.EAGAIN:
-                await trio.sleep(0.02)  # home is being renamed under it, or a doubt is being settled
+                await trio.sleep(
+                    0.02
+                )  # home is being renamed under it, or a doubt is being settled
                 return
             if reply["errno"]:
                 raise failed(reply["errno"])
@@ -153,9 +156,7 @@ class Fetcher:
                 self._content.fill(inode, start, view, self._point())
 
     def _adopt(self, inode: Inode, stamp: Stamp) -> None:
-        """Another version at home that agrees with every cached byte is the known one from now on."""
+        """A version at home that agrees with every cached byte is the known one from now on."""
         if (inode.home_size, inode.home_mtime, inode.home_ino) != stamp:
             with self._store as store:
-                store.save(
-                    inode, home_size=stamp.size, home_mtime=stamp.mtime, home_ino=stamp.ino
-                )
+                store.save(inode, home_size=stamp.size, home_mtime=stamp.mtime, home_ino=stamp.ino)

@@ -278,14 +278,9 @@ class GatewayLink:
         process = self.process
         if process is None:
             return
-        with trio.move_on_after(2):
-            while process.poll() is None:
-                await trio.sleep(0.01)
-        if process.poll() is None:
+        if not await _ends(process, 2):
             process.kill()
-            with trio.move_on_after(1):
-                while process.poll() is None:
-                    await trio.sleep(0.01)
+            await _ends(process, 1)
         if process.poll() is None:
             log.error("gateway %d is stuck at home and is left behind", process.pid)
         self.process = None
@@ -295,3 +290,11 @@ class GatewayLink:
         if self.process is not None:
             log.error("gateway %d does not answer and is killed", self.process.pid)
             os.kill(self.process.pid, signal.SIGKILL)
+
+
+async def _ends(process: GatewayProcess, within_s: float) -> bool:
+    """Whether a process ends in time. One that is stuck in a dead home can't be waited for."""
+    with trio.move_on_after(within_s):
+        while process.poll() is None:  # noqa: ASYNC110  # a process is not ours to make an event of
+            await trio.sleep(0.01)
+    return process.poll() is not None

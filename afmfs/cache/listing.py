@@ -7,6 +7,7 @@ thrown away and read again.
 from __future__ import annotations
 
 import mmap
+import os
 import stat
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,10 @@ import msgpack
 import trio
 
 from afmfs.cache.inode import LISTED, READING, UNREAD, Inode
-from afmfs.cache.link import GatewayLink, close_all
+from afmfs.cache.link import GatewayLink
 from afmfs.cache.namespace import Namespace, failed
-from afmfs.cache.store import Store, must
+from afmfs.cache.store import Store
+from afmfs.gateway.protocol import close_all
 
 STEP = 256
 """Entries that enter in one transaction; other requests are answered between two."""
@@ -70,7 +72,8 @@ class Lister:
         """One entry of home; whether it is a directory."""
         name, mode, uid, gid, size, atime, mtime, ctime, home_ino, nlink, rdev, target, xattrs = row
         is_dir, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
-        linked = self._linked(home_ino) if nlink > 1 and not is_dir else None
+        stamp = (size, mtime, home_ino)
+        linked = self._linked(stamp) if home_ino and nlink > 1 and not is_dir else None
         if linked is None:
             linked = self._store.add(
                 Inode(
@@ -82,18 +85,24 @@ class Lister:
                 )
             )  # fmt: skip
             if home_ino and nlink > 1 and not is_dir:
-                self._store.execute("INSERT INTO homelink VALUES (?,?)", (home_ino, linked.ino))
+                self._store.execute(
+                    "INSERT OR REPLACE INTO homelink VALUES (?,?)", (home_ino, linked.ino)
+                )
             for key, value in xattrs or ():
                 self._store.execute("INSERT INTO xattr VALUES (?,?,?)", (linked.ino, key, value))
         self._namespace.enter(directory.ino, name, linked.ino)
         return is_dir
 
-    def _linked(self, home_ino: int | None) -> Inode | None:
-        """The inode of another name of the same file at home."""
+    def _linked(self, stamp: tuple[int, int, int]) -> Inode | None:
+        """The inode of another name of the same file at home. A number alone is no proof: home may
+        have given it to another file since."""
         row = self._store.execute(
-            "SELECT ino FROM homelink WHERE home_ino=?", (home_ino,)
+            "SELECT ino FROM homelink WHERE home_ino=?", (stamp[2],)
         ).fetchone()
-        return must(self._store.inode(row[0]), row[0]) if row else None
+        inode = self._store.inode(row[0]) if row else None
+        if inode and (inode.home_size, inode.home_mtime, inode.home_ino) == stamp:
+            return inode
+        return None
 
     def discard(self, directory: Inode) -> None:
         """Throw away what was entered of a directory that is not complete."""
@@ -114,8 +123,6 @@ def discard(store: Store, directory: Inode) -> None:
 
 def _steps(fd: int) -> Iterator[list[Any]]:
     """The entries in a memory file that holds one msgpack list after the other."""
-    import os
-
     with mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ) as data:
         unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
         unpacker.feed(data)

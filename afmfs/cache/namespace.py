@@ -15,7 +15,9 @@ from collections.abc import Callable
 from hashlib import blake2b
 
 from afmfs.cache.inode import LISTED, Inode
+from afmfs.cache.schema import INODE_COLUMNS
 from afmfs.cache.store import Store, must
+from afmfs.cache.validity import Validity
 from afmfs.model.entry import LAST, UNLINKED, Op
 
 NOREPLACE, EXCHANGE = 1, 2
@@ -23,6 +25,12 @@ NOREPLACE, EXCHANGE = 1, 2
 
 DIRECTORY_SIZE = 4096
 _SLOTS = 8
+_ENTER = "INSERT INTO dentry VALUES (?,?,?,?)"
+_PAGE = (
+    f"SELECT {', '.join('i.' + column for column in INODE_COLUMNS.split(', '))}, d.cookie, d.name"
+    " FROM dentry d JOIN inode i ON i.ino = d.ino"
+    " WHERE d.parent=? AND d.cookie>? ORDER BY d.cookie LIMIT ?"
+)
 
 
 def cookie(name: bytes) -> int:
@@ -35,8 +43,8 @@ def failed(code: int) -> OSError:
 
 
 class Namespace:
-    def __init__(self, store: Store, is_open: Callable[[int], bool]) -> None:
-        self._store, self._is_open = store, is_open
+    def __init__(self, store: Store, is_open: Callable[[int], bool], validity: Validity) -> None:
+        self._store, self._is_open, self._validity = store, is_open, validity
         self.ghosts: dict[int, Inode] = {}  # removed, while the kernel may still ask for them
 
     # -- questions -------------------------------------------------------------------------------
@@ -59,11 +67,16 @@ class Namespace:
             "SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (ino,)
         ).fetchone()
 
+    def page(self, parent: int, after: int, limit: int) -> list[tuple[bytes, Inode, int]]:
+        """Up to `limit` entries of a directory that follow the cookie `after`."""
+        rows = self._store.execute(_PAGE, (parent, after, limit))
+        return [(row[22], self._store.row_to_inode(row), row[21]) for row in rows]
+
     def places(self, ino: int) -> list[tuple[int, bytes]]:
         """All known names of an inode."""
         return self._store.execute("SELECT parent, name FROM dentry WHERE ino=?", (ino,)).fetchall()
 
-    # -- rows of the directory tree, in the caller's transaction ------------------------------------
+    # -- rows of the directory tree, in the caller's transaction ---------------------------------
 
     def enter(self, parent: int, name: bytes, ino: int) -> None:
         """Put a name into a directory where it is not."""
@@ -77,7 +90,9 @@ class Namespace:
         }
         for place in range(first, first + _SLOTS):
             if place not in taken:
-                self._store.execute("INSERT INTO dentry VALUES (?,?,?,?)", (parent, place, name, ino))
+                self._store.execute(
+                    "INSERT INTO dentry VALUES (?,?,?,?)", (parent, place, name, ino)
+                )
                 return
         raise failed(errno.ENOSPC)  # nine names of one 62-bit hash in one directory
 
@@ -103,7 +118,7 @@ class Namespace:
         rdev: int,
         target: bytes | None,
     ) -> Inode:
-        """A new object. Its group and, for a directory, its setgid bit come from a setgid parent."""
+        """A new object. Group and, for a directory, setgid bit come from a setgid parent."""
         if self._row(parent.ino, name):
             raise failed(errno.EEXIST)
         if not parent.nlink:
@@ -180,15 +195,14 @@ class Namespace:
             self._bury(inode, now)
 
     def _bury(self, inode: Inode, now: int) -> None:
-        """The inode goes; what the kernel may still ask (a removed working directory) is kept a while."""
-        self._store.counters.cached_bytes -= self.cached_bytes(inode)
+        """The inode goes. A copy is kept a while: a removed directory may be somebody's own."""
+        if inode.is_file:
+            self._store.counters.cached_bytes -= self._validity.cached_blocks(inode)[1]
         self._store.delete(inode)
         inode.nlink, inode.ctime = 0, now
         self.ghosts[inode.ino] = inode
         if len(self.ghosts) > 4096:
             del self.ghosts[next(iter(self.ghosts))]
-
-    cached_bytes: Callable[[Inode], int] = staticmethod(lambda inode: 0)
 
     def reap(self, inode: Inode) -> None:
         """The last close of an inode without a name. Its copy in `.afm/unlinked` is removed."""
@@ -202,9 +216,7 @@ class Namespace:
 
     # -- moving ----------------------------------------------------------------------------------
 
-    def rename(
-        self, parent: Inode, name: bytes, parent2: Inode, name2: bytes, flags: int
-    ) -> None:
+    def rename(self, parent: Inode, name: bytes, parent2: Inode, name2: bytes, flags: int) -> None:
         row, row2 = self._row(parent.ino, name), self._row(parent2.ino, name2)
         if row is None or (flags == EXCHANGE and row2 is None):
             raise failed(errno.ENOENT)

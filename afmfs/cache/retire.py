@@ -1,7 +1,8 @@
 """Taking over outcomes: what is durable at home leaves the queue.
 
-Outcomes are read from gateway.db, where they are durable. Rows, stamps and `home_valid` change in one
-transaction. The gateway may forget an outcome once a durable point has followed (forget-after-durable).
+Outcomes are read from gateway.db, where they are durable. Rows, stamps and `home_valid` change in
+one transaction. The gateway may forget an outcome once a durable point has followed
+(forget-after-durable).
 """
 
 from __future__ import annotations
@@ -38,14 +39,15 @@ class Retirement:
 
     def step(self) -> bool:
         """Retire some outcomes in one transaction; whether there may be more."""
-        outcomes = self._read()
+        outcomes = self.read()
         if outcomes:
             with self._store:
                 self.retire(outcomes)
             self.seq = outcomes[-1][0]
         return len(outcomes) == STEP
 
-    def _read(self) -> list[Outcome]:
+    def read(self) -> list[Outcome]:
+        """The next outcomes that are not retired yet."""
         if self._reader is None:
             if not self._journal.exists():
                 return []

@@ -10,10 +10,10 @@ VERSION = 1
 """Format of a cache (`PRAGMA user_version`); a cache of another version is refused."""
 
 SCHEMA = """
--- Settings and small state, by name: identity, target, fileset, device, block_size, tunables (JSON),
--- counter (raised at every mount, compared with home's marker), home (N of gateway/N), entry_limit and
--- ino_limit (numbers below are taken), durable_entry, needs_resync (a reason, or ''), stopped, clean,
--- boot_id, mount_id, num_exec.
+-- Settings and small state, by name: identity, target, fileset, device, block_size, tunables
+-- (JSON), counter (raised at every mount, compared with home's marker), home (N of gateway/N),
+-- entry_limit and ino_limit (numbers below are taken), durable_entry, needs_resync (a reason, or
+-- ''), stopped, clean, boot_id, mount_id, statvfs and properties (JSON; home as last seen).
 CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- One row for each object; the fields are described at `Inode`.
@@ -27,8 +27,8 @@ CREATE TABLE inode (
 CREATE TABLE dentry (parent, cookie, name BLOB, ino, PRIMARY KEY (parent, cookie)) WITHOUT ROWID;
 CREATE INDEX dentry_ino ON dentry (ino);
 
--- What is cached of a file that is not whole. A set bit: every byte of the block below the file's size
--- is right in the blob. Bit n of chunk c is block c * 8192 + n (little-endian bits, 1024 bytes).
+-- What is cached of a file that is not whole. A set bit: every byte of the block below the file's
+-- size is right in the blob. Bit n of chunk c is block c * 8192 + n (little-endian, 1024 bytes).
 CREATE TABLE blockmap (ino, chunk, bits BLOB, PRIMARY KEY (ino, chunk)) WITHOUT ROWID;
 -- Valid bytes inside blocks whose bit is not set.
 CREATE TABLE span (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;

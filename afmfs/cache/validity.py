@@ -1,17 +1,23 @@
 """Which bytes of a file are valid in its blob, kept in the tables.
 
-A file is whole (every byte is valid, holes are zeros), or it has a block map and, inside blocks that
-are not complete, spans. Whatever is not valid reads as zeros from `home_valid` on and is fetched
-below it. Marks are made in the caller's transaction, after the bytes are in the blob.
+A file is whole (every byte is valid, holes are zeros), or it has a block map and, inside blocks
+that are not complete, spans. Whatever is not valid reads as zeros from `home_valid` on and is
+fetched below it. Marks are made in the caller's transaction, after the bytes are in the blob.
 """
 
 from __future__ import annotations
+
+from bitarray import bitarray
 
 from afmfs.cache.inode import Inode
 from afmfs.cache.store import Store
 from afmfs.model import bitmap, blocks, ranges
 from afmfs.model.bitmap import CHUNK
 from afmfs.model.ranges import Ranges
+
+_SELECT_SPANS = "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?"
+_DELETE_SPANS = "DELETE FROM span WHERE ino=? AND start>=? AND start<?"
+_INSERT_SPAN = "INSERT INTO span VALUES (?,?,?)"
 
 
 class Validity:
@@ -34,7 +40,7 @@ class Validity:
                 found.append(((base + a) * self.block, (base + b) * self.block))
         first = start - start % self.block
         found += self._store.execute(
-            "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?",
+            _SELECT_SPANS,
             (inode.ino, first, end),
         )
         return ranges.within(ranges.union(found), start, end)
@@ -58,15 +64,34 @@ class Validity:
         total = blocks.count(inode.size, self.block)
         if inode.whole:
             return total, inode.size
-        number, last = 0, False
-        for chunk, stored in self._store.execute(
-            "SELECT chunk, bits FROM blockmap WHERE ino=?", (inode.ino,)
-        ):
-            bits = bitmap.load(stored)
-            number += bits.count()
-            if total and (total - 1) // CHUNK == chunk:
-                last = bool(bits[(total - 1) % CHUNK])
-        return number, number * self.block - (total * self.block - inode.size if last else 0)
+        number = sum(
+            bitmap.load(stored).count()
+            for (stored,) in self._store.execute(
+                "SELECT bits FROM blockmap WHERE ino=?", (inode.ino,)
+            )
+        )
+        return number, number * self.block - self._beyond_end(inode, total)
+
+    def cached_bytes(self, inode: Inode, among: range) -> int:
+        """Bytes of the cached blocks `among`, the last cut at the end of the file."""
+        total = blocks.count(inode.size, self.block)
+        among = range(among.start, min(among.stop, total))
+        if inode.whole:
+            return (
+                blocks.bounds(among.stop - 1, inode.size, self.block)[1] - among.start * self.block
+            )
+        number = sum(
+            self._chunk(inode.ino, chunk)[low:high].count()
+            for chunk, low, high in bitmap.pieces(among)
+        )
+        beyond = self._beyond_end(inode, total) if among.stop == total else 0
+        return number * self.block - beyond
+
+    def _beyond_end(self, inode: Inode, total: int) -> int:
+        """What a cached last block lacks to a full one."""
+        if not total or not self._chunk(inode.ino, (total - 1) // CHUNK)[(total - 1) % CHUNK]:
+            return 0
+        return total * self.block - inode.size
 
     # -- marks, in the caller's transaction ------------------------------------------------------
 
@@ -91,17 +116,13 @@ class Validity:
         if start >= end or self._chunk(ino, number // CHUNK)[number % CHUNK]:
             return
         where = (ino, number * self.block, (number + 1) * self.block)
-        spans = self._store.execute(
-            "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?", where
-        ).fetchall()
+        spans = self._store.execute(_SELECT_SPANS, where).fetchall()
         merged = ranges.add(tuple(spans), start, end)
-        self._store.execute("DELETE FROM span WHERE ino=? AND start>=? AND start<?", where)
+        self._store.execute(_DELETE_SPANS, where)
         if merged == (bounds,):
             self._set(ino, range(number, number + 1))
         else:
-            self._store.db.executemany(
-                "INSERT INTO span VALUES (?,?,?)", [(ino, a, b) for a, b in merged]
-            )
+            self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in merged])
 
     def _set(self, ino: int, full: range) -> None:
         for chunk, low, high in bitmap.pieces(full):
@@ -110,7 +131,7 @@ class Validity:
             self._put(ino, chunk, bits.tobytes())
         if full:
             self._store.execute(
-                "DELETE FROM span WHERE ino=? AND start>=? AND start<?",
+                _DELETE_SPANS,
                 (ino, full.start * self.block, full.stop * self.block),
             )
 
@@ -130,11 +151,11 @@ class Validity:
             bits[low:high] = False
             self._put(ino, chunk, bits.tobytes())
         low, high = start - start % self.block, blocks.count(stop, self.block) * self.block
-        self._store.execute("DELETE FROM span WHERE ino=? AND start>=? AND start<?", (ino, low, high))
-        self._store.db.executemany("INSERT INTO span VALUES (?,?,?)", [(ino, a, b) for a, b in kept])
+        self._store.execute(_DELETE_SPANS, (ino, low, high))
+        self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in kept])
 
     def shrink(self, inode: Inode, size: int) -> None:
-        """The file is about to become `size` bytes long; a block cut short stays as valid as it was."""
+        """The file is about to become `size` bytes long; a block cut short stays as it was."""
         if inode.whole:
             return
         keep = blocks.count(size, self.block)
@@ -176,7 +197,7 @@ class Validity:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _chunk(self, ino: int, chunk: int) -> bitmap.bitarray:
+    def _chunk(self, ino: int, chunk: int) -> bitarray:
         row = self._store.execute(
             "SELECT bits FROM blockmap WHERE ino=? AND chunk=?", (ino, chunk)
         ).fetchone()

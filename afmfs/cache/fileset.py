@@ -1,0 +1,410 @@
+"""The fileset: everything that the mount and the commands ask for, composed of the parts.
+
+Runs on the loop thread. A stretch without an await is a critical section; what awaits between
+reading and changing an inode holds its lock (`InodeLocks`), and looks up again what it knew. The
+order, where several are needed: inode lock, then a durable point, then a transaction. Nothing waits
+for home under any of them.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Protocol
+
+import trio
+
+from afmfs.cache.blobs import Blobs
+from afmfs.cache.checkpoint import Checkpointer
+from afmfs.cache.content import Content
+from afmfs.cache.durable import Durable
+from afmfs.cache.fetch import Fetcher
+from afmfs.cache.inode import LISTED, UNREAD, Inode
+from afmfs.cache.link import GatewayLink, GatewayProcess, start_gateway
+from afmfs.cache.listing import Lister
+from afmfs.cache.locks import InodeLocks
+from afmfs.cache.namespace import Namespace, failed
+from afmfs.cache.recovery import Recovery
+from afmfs.cache.retire import Retirement
+from afmfs.cache.settings import Settings
+from afmfs.cache.steering import Steering
+from afmfs.cache.store import Store
+from afmfs.cache.validity import Validity
+from afmfs.cache.xattrs import Xattrs
+from afmfs.errors import Refused
+from afmfs.model.entry import ROOT, UNLINKED
+from afmfs.model.states import Link
+
+FIRST_MOUNT_S, LATER_MOUNT_S = 10.0, 1.0
+"""How long a mount waits for home: the first needs it, a later one only wants to hear a refusal."""
+
+
+class Statfs(NamedTuple):
+    """Sizes in units of `bsize` bytes."""
+
+    bsize: int
+    blocks: int
+    bfree: int
+    bavail: int
+    files: int
+    ffree: int
+    favail: int
+    namemax: int
+
+
+class Invalidator(Protocol):
+    """The kernel's caches. To be called from a thread, with no lock held."""
+
+    def invalidate_inode(self, ino: int) -> None: ...
+    def invalidate_entry(self, parent: int, name: bytes) -> None: ...
+
+
+class Fileset(Steering):
+    """One cache of one home, served."""
+
+    def __init__(self, settings: Settings, start: StartGateway) -> None:
+        self.settings = settings
+        self._store = store = Store(settings.cache / "cache.db")
+        self._blobs = Blobs(settings.cache)
+        self._blobs.in_reclaim.update(
+            ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
+        )
+        self._locks = InodeLocks()
+        self._validity = Validity(store, settings.block_size)
+        self._durable = Durable(store, self._blobs, self._locks)
+        self._content = Content(
+            store, self._blobs, self._validity, self._locks, self._durable.sync_wal
+        )
+        self._durable.attach(self._content)
+        self._open: dict[int, int] = {}  # inode -> open handles
+        self._namespace = Namespace(store, self._open.__contains__, self._validity)
+        self._xattrs = Xattrs(store)
+        home = settings.cache / "gateway" / str(settings.home_number)
+        self._retirement = Retirement(store, home / "gateway.db", self._content.retired)
+        self._link = GatewayLink(
+            lambda sock: start(settings.cache, settings.home_number, sock),
+            self.hello,
+            home_timeout_s=settings.tunables.home_timeout,
+            life_timeout_s=settings.tunables.life_timeout,
+        )
+        self._fetcher = Fetcher(
+            store, self._content, self._validity, self._link, lambda: self._durable.point
+        )
+        self._content.truncated = self._fetcher.void
+        self._lister = Lister(store, self._namespace, self._link)
+        self._checkpointer = Checkpointer(store, self._link.kill)
+        self.invalidator: Invalidator | None = None
+        super().__init__()
+
+    # -- names -----------------------------------------------------------------------------------
+
+    @property
+    def name_max(self) -> int:
+        """Longest name that home can hold, bytes."""
+        return int(self._link.home.properties.get("name_max") or 255)
+
+    def _inode(self, ino: int) -> Inode:
+        inode = self._store.inode(ino)
+        if inode is None:
+            raise failed(errno.ESTALE)
+        return inode
+
+    async def _directory(self, ino: int) -> Inode:
+        """The directory, its names read from home."""
+        inode = self._inode(ino)
+        if inode.listed != LISTED:
+            await self._lister.ensure(inode)
+        if not inode.is_dir:
+            raise failed(errno.ENOTDIR)
+        return inode
+
+    async def lookup(self, parent: int, name: bytes) -> Inode:
+        """The object at a name. ENOENT; EIO in an unread directory while home can't be asked."""
+        self.touched = True
+        directory = await self._directory(parent)
+        if name == b"..":
+            places = self._namespace.places(parent)
+            return self._inode(places[0][0] if places else ROOT)
+        inode = directory if name == b"." else self._namespace.find(parent, name)
+        if inode is None:
+            raise failed(errno.ENOENT)
+        return inode
+
+    async def make(
+        self,
+        parent: int,
+        name: bytes,
+        *,
+        mode: int,
+        uid: int,
+        gid: int,
+        rdev: int = 0,
+        target: bytes | None = None,
+    ) -> Inode:
+        """A new file, directory, symbolic link or special file; `mode` has the type bits."""
+        self.touched = True
+        self._check_name(name)
+        directory = await self._directory(parent)
+        return self._namespace.make(
+            directory, name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
+        )
+
+    async def link(self, ino: int, parent: int, name: bytes) -> Inode:
+        self.touched = True
+        self._check_name(name)
+        directory = await self._directory(parent)
+        inode = self._inode(ino)
+        self._namespace.link(inode, directory, name)
+        return inode
+
+    async def remove(self, parent: int, name: bytes, *, directory: bool) -> None:
+        """unlink(2) or rmdir(2)."""
+        self.touched = True
+        where = await self._directory(parent)
+        if directory:
+            await self._read_if_directory(parent, name)
+        self._namespace.remove(where, name, directory=directory)
+
+    async def rename(
+        self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int
+    ) -> None:
+        """renameat2(2): flags 0, 1 (NOREPLACE) or 2 (EXCHANGE)."""
+        self.touched = True
+        self._check_name(name2)
+        source, target = await self._directory(parent), await self._directory(parent2)
+        if flags == 0:
+            await self._read_if_directory(parent2, name2)
+        self._namespace.rename(source, name, target, name2, flags)
+
+    async def _read_if_directory(self, parent: int, name: bytes) -> None:
+        """Whether a directory is empty can only be said once it has been read."""
+        found = self._namespace.find(parent, name)
+        if found is not None and found.is_dir:
+            await self._directory(found.ino)
+
+    def _check_name(self, name: bytes) -> None:
+        if len(name) > self.name_max:
+            raise failed(errno.ENAMETOOLONG)
+
+    async def readdir(self, ino: int, cookie: int, limit: int) -> list[tuple[bytes, Inode, int]]:
+        """Up to `limit` entries that follow `cookie` (0: the first); name, inode, its cookie."""
+        self.touched = True
+        await self._directory(ino)
+        return self._namespace.page(ino, cookie, limit)
+
+    async def readlink(self, ino: int) -> bytes:
+        target = self._inode(ino).target
+        if target is None:
+            raise failed(errno.EINVAL)
+        return target
+
+    # -- attributes ------------------------------------------------------------------------------
+
+    async def getattr(self, ino: int) -> Inode:
+        """The inode, also one that was removed while somebody still holds it."""
+        inode = self._store.inode(ino) or self._namespace.ghosts.get(ino)
+        if inode is None:
+            raise failed(errno.ESTALE)
+        return inode
+
+    async def setattr(
+        self,
+        ino: int,
+        *,
+        mode: int | None = None,
+        uid: int | None = None,
+        gid: int | None = None,
+        size: int | None = None,
+        atime: int | None = None,
+        mtime: int | None = None,
+        ctime: int | None = None,
+    ) -> Inode:
+        """chmod, chown, truncate, utimens, together or alone. Times in ns. Never waits for home."""
+        self.touched = True
+        inode, now = self._inode(ino), time.time_ns()
+        changes: dict[str, int] = {"ctime": ctime or now}
+        if size is not None:
+            changes["mtime"] = now
+        given = {"uid": uid, "gid": gid, "atime": atime, "mtime": mtime}
+        changes |= {key: value for key, value in given.items() if value is not None}
+        if mode is not None:
+            changes["mode"] = inode.kind | stat.S_IMODE(mode)
+        if size is not None and size != inode.size:
+            await self._content.resize(
+                inode, size, changes={k: changes[k] for k in ("ctime", "mtime")}
+            )
+            if len(changes) == 2:
+                return inode
+        self._namespace.set_attributes(inode, changes)
+        return inode
+
+    def statfs(self) -> Statfs:
+        """Home's size and free space as the gateway last saw them; available is the lesser of that
+        and what the cache's disk can still take."""
+        here = os.statvfs(self.settings.cache)
+        home = self._link.home.statvfs or self.remembered_statvfs()
+        unit = home.get("bsize") or here.f_frsize
+        room = here.f_bavail * here.f_frsize // unit
+        return Statfs(
+            unit,
+            home.get("blocks", here.f_blocks * here.f_frsize // unit),
+            home.get("bfree", room),
+            min(home.get("bavail", room), room),
+            home.get("files", here.f_files),
+            home.get("ffree", here.f_ffree),
+            home.get("favail", here.f_favail),
+            self.name_max,
+        )
+
+    # -- open files ------------------------------------------------------------------------------
+
+    async def open(self, ino: int, flags: int) -> Inode:
+        self.touched = True
+        inode = self._inode(ino)
+        self._open[ino] = self._open.get(ino, 0) + 1
+        try:
+            if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+                await self.setattr(ino, size=0)
+        except BaseException:
+            self.release(ino)
+            raise
+        return inode
+
+    def release(self, ino: int) -> None:
+        """One handle less; the last one of an unlinked file ends it."""
+        left = self._open[ino] - 1
+        if left:
+            self._open[ino] = left
+            return
+        del self._open[ino]
+        inode = self._store.inode(ino)
+        if inode is not None and not inode.nlink:
+            self._namespace.reap(inode)
+
+    async def read(self, ino: int, offset: int, size: int) -> bytes:
+        """Bytes at `offset`; fewer only at the end. EIO where uncached blocks can't be fetched."""
+        self.touched = True
+        inode = self._inode(ino)
+        if not inode.whole:
+            await self._fetcher.ensure(inode, offset, offset + size)
+        return await self._content.read(inode, offset, size)
+
+    async def write(self, ino: int, offset: int, data: bytes) -> int:
+        """All of `data` is in the cache and queued on return. Never waits for home."""
+        self.touched = True
+        return await self._content.write(self._inode(ino), offset, data)
+
+    async def fsync(self, ino: int) -> None:
+        """The object is durable in the cache on return: its bytes, and what names it."""
+        inode = self._store.inode(ino)
+        if inode is None:
+            await self._durable.sync_wal()
+        else:
+            await self._durable.fsync(inode)
+
+    def forget(self, ino: int) -> None:
+        """The kernel has dropped an inode."""
+        self._namespace.ghosts.pop(ino, None)
+
+    # -- extended attributes ---------------------------------------------------------------------
+
+    async def getxattr(self, ino: int, name: bytes) -> bytes:
+        return self._xattrs.get(self._inode(ino), name)
+
+    async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
+        self._xattrs.set(self._inode(ino), name, value, flags)
+
+    async def listxattr(self, ino: int) -> list[bytes]:
+        return self._xattrs.names(self._inode(ino))
+
+    async def removexattr(self, ino: int, name: bytes) -> None:
+        self._xattrs.remove(self._inode(ino), name)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Make the cache fit to be served. Durable on return."""
+        recovery = Recovery(
+            self._store, self._blobs, self._validity, self._namespace, self._retirement
+        )
+        if recovery.run():
+            self.record_event("afmRecoveryStart")
+            self.recovering = True
+
+    async def connect(self) -> None:
+        """Wait for home's first answer: needed at the first mount, else only to hear a refusal."""
+        first = self._store.inode(ROOT) is None
+        with trio.move_on_after(FIRST_MOUNT_S if first else LATER_MOUNT_S):
+            await self._link.wait_known()
+        home = self._link.home
+        if home.hint:  # the marker forbids it: another cache's home, or an old copy of this cache
+            raise Refused(f"{home.reason}: {home.hint}")
+        if not first:
+            return
+        if home.link is not Link.UP:
+            raise Refused(
+                f"{self.settings.target} can't be reached"
+                f" ({home.reason or 'it does not answer'}):"
+                " the first mount of a cache needs its home"
+            )
+        self._plant(home.home_st)
+
+    def _plant(self, st: dict[str, int]) -> None:
+        """The root, and the hidden directory of what is unlinked while open."""
+        with self._store as store:
+            store.add(
+                Inode(
+                    ROOT, st["mode"], st["uid"], st["gid"], 0, st["nlink"], st["size"],
+                    st["atime"], st["mtime"], st["ctime"],
+                    listed=UNREAD, home_size=st["size"], home_mtime=st["mtime"],
+                    home_ino=st["ino"],
+                )
+            )  # fmt: skip
+            store.add(Inode(UNLINKED, stat.S_IFDIR | 0o700, 0, 0, 0, 2, 0, 0, 0, 0))
+        store.sync_wal()
+
+    async def close(self) -> None:
+        """Stop within seconds; what is pending stays in the cache and goes on at the next mount."""
+        with trio.CancelScope(shield=True):
+            await self._link.stop()
+            for ino in list(self._open):
+                self._open[ino] = 1
+                self.release(ino)
+            self._retirement.close()
+            await self._durable.make()
+            with self._store as store:
+                store.put("clean", 1)
+            await self._durable.sync_wal()
+            self._blobs.close()
+            self._store.close()
+
+
+StartGateway = Callable[..., GatewayProcess]
+
+
+@asynccontextmanager
+async def open_fileset(
+    settings: Settings, start: StartGateway = start_gateway
+) -> AsyncIterator[Fileset]:
+    """A fileset that is served inside the block: recovered, its gateway running.
+
+    Refused where home forbids it, or the first mount does not find home.
+    """
+    fileset = Fileset(settings, start)
+    try:
+        fileset.recover()
+        async with trio.open_nursery() as nursery:
+            fileset.run_in(nursery)
+            try:
+                await fileset.connect()
+                yield fileset
+            finally:
+                await fileset.close()
+                nursery.cancel_scope.cancel()
+    finally:
+        if settings.lock is not None:
+            settings.lock.close()

@@ -1,0 +1,181 @@
+"""What is done with a cache before it is served, in this order (crash-rules.md, "Recovery").
+
+1. Outcomes that the gateway recorded are taken over.
+2. After a stop that may have lost writes, what was marked valid since the last durable point is no
+   longer believed. Steps 1 and 2 are one transaction (recovery-is-one): power lost between them
+   would leave a changed block that counts as clean.
+3. Numbers go on beyond every number that may have been used (`Numbers`, in the store).
+4. Half-read directories and inodes without a name are cleared away; a durable point closes it.
+
+What was in flight is the gateway's to settle, when home can be reached.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+from pathlib import Path
+
+from afmfs.cache.blobs import Blobs
+from afmfs.cache.durable import syncfs
+from afmfs.cache.inode import READING, Inode
+from afmfs.cache.listing import discard
+from afmfs.cache.namespace import Namespace
+from afmfs.cache.retire import Retirement
+from afmfs.cache.store import Store, must
+from afmfs.cache.validity import Validity
+from afmfs.model import ranges
+from afmfs.model.entry import IN_PLACE, UNLINKED, Op
+
+log = logging.getLogger(__name__)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def mount_id(path: Path) -> int:
+    """A number that no two mounts share (statx's unique mount id), 0 where the kernel has none.
+
+    A cache whose disk was gone and came back is on another mount, without a reboot.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "statx"):
+        return 0
+    at_fdcwd, mnt_id_unique = -100, 0x4000
+    buffer = (ctypes.c_uint8 * 256)()
+    if libc.statx(at_fdcwd, os.fsencode(path), 0, mnt_id_unique, ctypes.byref(buffer)):
+        return 0
+    mask = int.from_bytes(buffer[0:4], "little")
+    return int.from_bytes(buffer[144:152], "little") if mask & mnt_id_unique else 0
+
+
+def may_have_lost_writes(store: Store) -> bool:
+    """Whether the last stop may have lost what was written after the last durable point.
+
+    Not so after a clean stop, nor after a kill on the same boot and mount: the page cache survives.
+    """
+    if store.get("clean", 0):
+        return False
+    here = (boot_id(), mount_id(store.path.parent))
+    return here[1] == 0 or (store.get("boot_id"), store.get("mount_id")) != here
+
+
+class Recovery:
+    def __init__(
+        self,
+        store: Store,
+        blobs: Blobs,
+        validity: Validity,
+        namespace: Namespace,
+        retirement: Retirement,
+    ) -> None:
+        self._store, self._blobs, self._validity = store, blobs, validity
+        self._namespace, self._retirement = namespace, retirement
+
+    def run(self) -> bool:
+        """Make the cache fit to be served; whether the last stop was unclean. Durable on return."""
+        store = self._store
+        unclean = not store.get("clean", 0) and store.get("boot_id") is not None
+        lost = unclean and may_have_lost_writes(store)
+        with store:
+            overwritten = self._overwritten() if lost else set()
+            while self._take_over_some():
+                pass
+            if lost:
+                log.warning("the last stop may have lost writes: what was cached since the last"
+                            " durable point is fetched again")  # fmt: skip
+                self._disbelieve(overwritten)
+            store.put("clean", 0)
+            store.put("boot_id", boot_id())
+            store.put("mount_id", mount_id(store.path.parent))
+        self._clear_half_read()
+        self._reap_nameless()
+        # Bytes that a kill left undurable are now built upon: a blob that is cut on its first
+        # opening must not meet an older row after a power loss.
+        syncfs(self._blobs.root_descriptor)
+        store.sync_wal()
+        store.entries.reserve()
+        store.inos.reserve()
+        return unclean
+
+    def _take_over_some(self) -> bool:
+        outcomes = self._retirement.read()
+        if outcomes:
+            self._retirement.retire(outcomes)
+            self._retirement.seq = outcomes[-1][0]
+        return bool(outcomes)
+
+    def _overwritten(self) -> set[int]:
+        """Inodes with an in-place entry, judged before outcomes are taken over
+        (recovery-takes-over)."""
+        rows = self._store.execute(
+            "SELECT DISTINCT ino FROM queue WHERE op=? AND flags & ?", (Op.WRITE, IN_PLACE)
+        )
+        return {ino for (ino,) in rows}
+
+    def _disbelieve(self, overwritten: set[int]) -> None:
+        store, durable = self._store, int(self._store.get("durable_entry", 0))
+        for ino, start, end in store.execute("SELECT ino, start, end FROM fresh").fetchall():
+            self._drop(ino, start, end)  # drop-clean
+        store.execute("DELETE FROM fresh")
+        rows = store.execute(
+            'SELECT ino, start, "end", id FROM queue WHERE op=? AND id>? AND NOT flags & ?'
+            " ORDER BY id",
+            (Op.WRITE, durable, IN_PLACE),
+        ).fetchall()
+        for ino, start, end, number in rows:  # drop-fresh-dirty
+            inode = store.inode(ino)
+            if inode and number > inode.synced:
+                self._drop(ino, start, min(end, inode.home_valid))
+                self._zero(inode, max(start, inode.home_valid), end)
+        for ino in overwritten:
+            self._drop_clean(ino)
+
+    def _drop(self, ino: int, start: int, end: int) -> None:
+        inode = self._store.inode(ino)
+        if inode is None or start >= min(end, inode.size):
+            return
+        before = self._validity.cached_blocks(inode)[1]
+        self._validity.unmark(inode, start, min(end, inode.size))
+        self._store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
+
+    def _zero(self, inode: Inode, start: int, end: int) -> None:
+        """Dirty bytes beyond `home_valid` that may be lost become zeros, valid and dirty
+        (recovery-zeros): what home may have got of them is overwritten by the entry that stays, and
+        nothing from before a truncation shows. A generation that is younger than the last durable
+        point never held anything older: its bytes are what was written, or zeros."""
+        if inode.gen > int(self._store.get("durable_entry", 0)):
+            return
+        end = min(end, inode.size)
+        fd = self._blobs.descriptor(inode) if start < end else None
+        if fd is not None:
+            length = os.fstat(fd).st_size
+            for low in range(start, min(end, length), 1 << 20):
+                os.pwrite(fd, bytes(min(end, length, low + (1 << 20)) - low), low)
+
+    def _drop_clean(self, ino: int) -> None:
+        """A file with an in-place entry may have been overwritten where no entry tells
+        (in-place-mark): only what is dirty stays."""
+        inode = self._store.inode(ino)
+        if inode is None or not inode.is_file:
+            return
+        dirty = ranges.union(
+            (e.start, e.end) for e in self._store.entries_of(ino) if e.op is Op.WRITE
+        )
+        for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
+            self._drop(ino, start, end)
+
+    def _clear_half_read(self) -> None:
+        rows = self._store.execute("SELECT ino FROM inode WHERE listed=?", (READING,)).fetchall()
+        for (ino,) in rows:
+            discard(self._store, must(self._store.inode(ino), ino))
+
+    def _reap_nameless(self) -> None:
+        """What was unlinked while open, and never closed."""
+        rows = self._store.execute(
+            "SELECT ino FROM inode WHERE nlink=0 AND ino<>? AND ino<>1", (UNLINKED,)
+        ).fetchall()
+        for (ino,) in rows:
+            self._namespace.reap(must(self._store.inode(ino), ino))

@@ -1,0 +1,356 @@
+"""What administrators ask of a fileset, and what its gateway tells it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from afmfs import __version__
+from afmfs.cache import queue_report
+from afmfs.cache.commands import execute
+from afmfs.cache.event_report import Event, read_events
+from afmfs.cache.lock import machine_id
+from afmfs.cache.status import CachedReport, Status, cached_state, dirty_bytes, with_block
+from afmfs.cache.store import connect_read_only
+from afmfs.errors import Refused
+from afmfs.gateway.protocol import Message
+from afmfs.model import blocks
+from afmfs.model.states import Facts, reason, shown
+
+if TYPE_CHECKING:
+    from afmfs.cache.checkpoint import Checkpointer
+    from afmfs.cache.durable import Durable
+    from afmfs.cache.fetch import Fetcher
+    from afmfs.cache.inode import Inode
+    from afmfs.cache.link import GatewayLink
+    from afmfs.cache.retire import Retirement
+    from afmfs.cache.settings import Settings
+    from afmfs.cache.store import Store
+    from afmfs.cache.validity import Validity
+
+EVENTS_KEPT = 10_000
+DIRTY_EXACT = 20_000
+"""Pending entries up to which `dirty_bytes` is worked out exactly when status is read."""
+WAKE_S = 0.3
+
+
+class Steering:
+    """The half of the fileset that has no file in it."""
+
+    settings: Settings
+    _store: Store
+    _validity: Validity
+    _link: GatewayLink
+    _durable: Durable
+    _retirement: Retirement
+    _fetcher: Fetcher
+    _checkpointer: Checkpointer
+
+    async def lookup(self, parent: int, name: bytes) -> Inode:
+        """The object at a name (the fileset's own)."""
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        self.touched = False
+        self.recovering = False
+        self.connected_since = ""
+        self.last_error = ""
+        self.settled_through = 0  # as the gateway said
+        self.flush_through = 0
+        self._forgettable = 0  # outcomes whose retirement the running durable point covers
+        self._link.handlers = {
+            "connected": self._on_connected,
+            "away": self._on_away,
+            "refused": self._on_away,
+            "point": self._on_point,
+            "outcomes": self._on_outcomes,
+            "inconsistent": self._on_inconsistent,
+            "status": self._on_status,
+            "event": self._on_event,
+        }
+
+    async def execute(self, line: str) -> str:
+        """Execute a control command; its reply. AfmError where it is refused."""
+        return await execute(self, line)
+
+    # -- reports ---------------------------------------------------------------------------------
+
+    @property
+    def mount_point(self) -> str:
+        return str(self.settings.mountpoint)
+
+    def touch(self) -> None:
+        """Activate an Inactive fileset."""
+        self.touched = True
+
+    def facts(self) -> Facts:
+        home, store = self._link.home, self._store
+        return Facts(
+            stopped=bool(store.get("stopped", 0)),
+            link=home.link,
+            link_reason=home.reason,
+            recovering=self.recovering,
+            needs_resync=store.get("needs_resync") or "",
+            pending=store.counters.queue_length,
+            requeued=home.requeued,
+            touched=self.touched,
+        )
+
+    def status(self) -> Status:
+        """One snapshot, from memory and counters: no scan, no home."""
+        facts, home, store = self.facts(), self._link.home, self._store
+        oldest = store.execute("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1").fetchone()
+        here = os.statvfs(self.settings.cache)
+        counters, process = store.counters, self._link.process
+        status = Status(
+            version=__version__,
+            device=self.settings.device,
+            fileset=self.settings.fileset,
+            target=self.settings.target,
+            mode=self.settings.mode,
+            state=shown(facts),
+            reason=reason(facts),
+            gateway=socket.gethostname(),
+            gateway_pid=process.pid if process else None,
+            mount_point=self.mount_point,
+            cache=str(self.settings.cache),
+            block_size=self.settings.block_size,
+            queue_length=counters.queue_length,
+            num_exec=home.num_exec,
+            executing=home.executing,
+            requeued=home.requeued,
+            unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
+            bytes_pending=counters.bytes_pending,
+            dirty_bytes=self._dirty_bytes(),
+            oldest_pending_seconds=max(0.0, (time.time_ns() - oldest[1]) / 1e9) if oldest else 0.0,
+            last_entry=store.entries.last,
+            flushed_through=oldest[0] - 1 if oldest else store.entries.last,
+            settled_through=self.settled_through,
+            cached_bytes=counters.cached_bytes,
+            cache_free_bytes=here.f_bavail * here.f_frsize,
+            inodes=counters.inodes,
+            home_latency_ms=home.latency_s * 1000 or None,
+            connected_since=self.connected_since,
+            last_error=self.last_error,
+        )
+        return with_block(status)
+
+    def _dirty_bytes(self) -> int:
+        counters = self._store.counters
+        if counters.queue_length > DIRTY_EXACT:
+            return min(counters.bytes_pending, counters.cached_bytes)
+        return dirty_bytes(self._store.db)
+
+    def cached(self, ino: int) -> CachedReport:
+        inode = self._store.inode(ino)
+        assert inode is not None
+        if not inode.is_file:
+            return CachedReport(
+                state="cached", size=inode.size, cached_bytes=inode.size, blocks=1,
+                cached_blocks=1, block_size=self.settings.block_size,
+                dirty=inode.changed > inode.retired,
+            )  # fmt: skip
+        number, size = self._validity.cached_blocks(inode)
+        total = blocks.count(inode.size, self.settings.block_size)
+        state = cached_state(number, total)
+        if state == "uncached" and self._validity.valid(inode, 0, inode.size):
+            state = "partial"  # some bytes of a block, not yet all
+        return CachedReport(
+            state=state, size=inode.size, cached_bytes=size, blocks=total, cached_blocks=number,
+            block_size=self.settings.block_size, dirty=inode.changed > inode.retired,
+        )  # fmt: skip
+
+    async def cached_state(self, ino: int) -> str:
+        """What `user.afm.state` says: uncached, partial or cached, with bytes and blocks."""
+        one = self.cached(ino)
+        return f"{one.state} {one.cached_bytes}/{one.size} {one.cached_blocks}/{one.blocks}"
+
+    def events(self) -> Sequence[Event]:
+        return read_events(self._store.db)
+
+    async def queue_lines(self) -> AsyncGenerator[bytes, None]:
+        """One JSON object a line for each entry, oldest first, read through own connections."""
+        journal = self.settings.cache / "gateway" / str(self.settings.home_number) / "gateway.db"
+        with closing(connect_read_only(self._store.path)) as cache:
+            gateway = connect_read_only(journal) if journal.exists() else None
+            try:
+                for page in queue_report.pages(cache, gateway, now_ns=time.time_ns()):
+                    for line in page:
+                        yield line
+                    await trio.lowlevel.checkpoint()
+            finally:
+                if gateway is not None:
+                    gateway.close()
+
+    def record_event(self, name: str, **detail: Any) -> None:
+        """Keep an event; the oldest make room."""
+        with self._store as store:
+            cursor = store.execute(
+                "INSERT INTO event (time_ns, name, detail) VALUES (?,?,?)",
+                (time.time_ns(), name, json.dumps(detail)),
+            )
+            if cursor.lastrowid and cursor.lastrowid % 100 == 0:
+                store.execute("DELETE FROM event WHERE id <= ?", (cursor.lastrowid - EVENTS_KEPT,))
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def flush_pending(self) -> int:
+        """Execute everything that is pending now, whatever its age; the last number of it."""
+        self.flush_through = self._store.entries.last
+        self._link.post({"type": "flush", "through": self.flush_through})
+        return self.flush_through
+
+    def stop(self) -> None:
+        """Replay nothing until `start`, over mounts too."""
+        self._set_running(stopped=True)
+
+    def start(self) -> None:
+        self._set_running(stopped=False)
+
+    def _set_running(self, *, stopped: bool) -> None:
+        with self._store as store:
+            store.put("stopped", int(stopped))
+        self._store.sync_wal()
+        self._post_run()
+
+    def _post_run(self) -> None:
+        facts = self.facts()
+        self._link.post(
+            {"type": "run", "stopped": facts.stopped, "needs_resync": bool(facts.needs_resync)}
+        )
+
+    def resume_requeued(self) -> int:
+        """Try requeued entries at once; how many there are."""
+        self._link.post({"type": "resume"})
+        return self._link.home.requeued
+
+    async def drop(self, number: int) -> None:
+        """Drop an entry for good: home will not have its change."""
+        if not self._store.execute("SELECT 1 FROM queue WHERE id=?", (number,)).fetchone():
+            raise Refused(f"drop: no entry {number} is pending; `queue` lists what is")
+        reply, _ = await self._link.request("drop", id=number)
+        if not reply["ok"]:
+            raise Refused(f"drop: {reply.get('reason') or 'the entry is being executed'}")
+        await self._retirement.take_over()
+        self.record_event("afmQueueDropped", entry=number)
+
+    # -- what the gateway says -------------------------------------------------------------------
+
+    def hello(self) -> Message:
+        """The first message to a gateway: all that it has to know."""
+        settings, facts = self.settings, self.facts()
+        return {
+            "type": "hello",
+            "identity": settings.identity,
+            "target": settings.target,
+            "counter": int(self._store.get("counter", 1)),
+            "takeover": settings.takeover,
+            "first": settings.first,
+            "cache": str(settings.cache),
+            "fileset": settings.fileset,
+            "owner": {
+                "host": socket.gethostname(),
+                "machine_id": machine_id(),
+                "cache": str(settings.cache),
+                "fileset": settings.fileset,
+            },
+            "stopped": facts.stopped,
+            "needs_resync": bool(facts.needs_resync),
+            "block_size": settings.block_size,
+            "tunables": {
+                "async_delay_s": settings.tunables.async_delay,
+                "flush_threads": settings.tunables.flush_threads,
+                "home_sync": settings.tunables.home_sync,
+                "xattrs": settings.tunables.xattrs,
+            },
+            "flush_through": self.flush_through,
+        }
+
+    async def _on_connected(self, message: Message) -> None:
+        self.connected_since = queue_report.rfc3339(time.time_ns())
+        with self._store as store:
+            store.put("statvfs", json.dumps(message["statvfs"]))
+            store.put("properties", json.dumps(message["properties"]))
+        self.record_event("afmHomeConnected", target=self.settings.target)
+
+    def remembered_statvfs(self) -> dict[str, int]:
+        """Home's figures as they were last seen, for a mount without home."""
+        figures: dict[str, int] = json.loads(self._store.get("statvfs") or "{}")
+        return figures
+
+    async def _on_away(self, message: Message) -> None:
+        self.connected_since = ""
+        self.last_error = message["reason"]
+        unmounted = message.get("state", "Unmounted") == "Unmounted"
+        name = "afmFilesetUnmounted" if unmounted else "afmHomeDisconnected"
+        self.record_event(name, reason=message["reason"])
+
+    async def _on_point(self, message: Message) -> None:
+        try:
+            await self._durable.make()
+            ok = True
+        except OSError as exc:
+            self.last_error, ok = f"the cache's disk: {exc.strerror}", False
+        self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
+
+    async def _on_outcomes(self, message: Message) -> None:
+        await self._retirement.take_over()
+
+    async def _on_inconsistent(self, message: Message) -> None:
+        """Durable before anything else is replayed; the gateway waits for `run`."""
+        with self._store as store:
+            if not store.get("needs_resync"):
+                store.put("needs_resync", f"{message['path']}: {message['reason']}")
+        await self._durable.sync_wal()
+        self._post_run()
+        self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
+
+    async def _on_status(self, message: Message) -> None:
+        if message["settled"]:
+            through = message.get("through")
+            self.settled_through = self.flush_through if through is None else through
+        if self.recovering and not message.get("in_doubt", 0):
+            self.recovering = False
+            self.record_event("afmRecoveryEnd")
+
+    async def _on_event(self, message: Message) -> None:
+        if message["name"] == "afmCmdRequeued":
+            self.last_error = str(message["detail"].get("reason", ""))
+        self.record_event(message["name"], **message["detail"])
+
+    # -- tasks -----------------------------------------------------------------------------------
+
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """Start everything that runs beside the requests."""
+        self._fetcher.nursery = nursery
+        self._durable.before.append(self._before_point)
+        self._durable.after.append(self._after_point)
+        nursery.start_soon(self._link.run)
+        nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
+        nursery.start_soon(self._checkpointer.run)
+        nursery.start_soon(self._wake)
+
+    def _before_point(self) -> None:
+        self._forgettable = self._retirement.seq
+
+    def _after_point(self) -> None:
+        """The gateway forgets an outcome only when its retirement is durable
+        (forget-after-durable)."""
+        if self._forgettable:
+            self._link.post({"type": "forget", "seq": self._forgettable})
+
+    async def _wake(self) -> None:
+        """Tell the gateway of new entries, a few times a second at most."""
+        told = 0
+        while True:
+            await trio.sleep(WAKE_S)
+            if self._store.entries.last != told:
+                told = self._store.entries.last
+                self._link.post({"type": "wake"})
