@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from afmfs.admin import find
-from afmfs.admin.access import Hung
+from afmfs.admin.access import Access, Hung
 from afmfs.admin.steer import Failure, Request, run
 from afmfs.cache.command_line import Command, unknown
 from afmfs.cache.commands import TABLE, help_text
@@ -119,7 +119,7 @@ def _invoke(command: Command, values: dict[str, Any]) -> None:
         timeout=values.get("timeout"),
     )
     try:
-        run(request)
+        run(request, context.obj or Access)  # tests bring an access of their own
     except find.NotFound as error:
         raise Failure(str(error)) from None
     except UnknownCommand as error:

@@ -56,9 +56,9 @@ def emit(text: str, stream: Any = None) -> None:
     stream.flush()
 
 
-def run(request: Request) -> None:
+def run(request: Request, connect: Callable[[], Access] = Access) -> None:
     """Carry out a request. Failure, NotFound or UnknownCommand says why not."""
-    with Access() as access:
+    with connect() as access:
         found = find(request.device, request.fileset, access)
         if found.cache is not None:
             _offline(request, found.cache)
@@ -138,6 +138,7 @@ class Refusal(Failure):
 
     def __init__(self, reply: Reply, mount: Mount) -> None:
         self.errno = reply.errno
+        self.exit_code = 2 if reply.errno == errno.EINVAL else 1
         super().__init__(reply.text.strip() or f"{mount.point}: {os.strerror(reply.errno)}")
 
 

@@ -77,7 +77,7 @@ def wait(
         show(status)
         left = float("inf") if timeout is None else started + timeout - now
         if left <= 0:
-            return Verdict(False, f"timed out after {timeout:g} s: {_why(status, through)}")
+            return Verdict(False, f"timed out: {_why(status, through)}")
         clock.sleep(min(pause, left))
     raise AssertionError("pauses never end")
 

@@ -99,7 +99,7 @@ def test_a_wait_ends_when_all_is_gone() -> None:
 def test_a_wait_times_out_on_time() -> None:
     clock = FakeClock()
     found = wait(lambda: DIRTY, 10, 2.5, clock)
-    assert found.text == "timed out after 2.5 s: 3 pending, sw1 is Dirty"
+    assert found.text == "timed out: 3 pending, sw1 is Dirty"
     assert clock.time == pytest.approx(102.5)
 
 

@@ -1,0 +1,74 @@
+"""A fileset that remembers what was asked of it."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from afmfs.cache.inode import Inode
+from afmfs.cache.status import CachedReport, Status
+from afmfs.errors import Refused
+
+TREE = {(1, b"dir"): 16, (16, b"a file"): 17, (16, b"\xff\n"): 18}
+
+
+class FakeFileset:
+    mount_point = "/mnt/sw1"
+
+    def __init__(self, **status: Any) -> None:
+        values = {"device": "fs1", "fileset": "sw1", "target": "/home", "state": "Active"}
+        self.shown = Status(**({"gateway": "gw", **values} | status))
+        self.calls: list[Any] = []
+        self.pending = 1
+        self.broken: OSError | None = None  # what reading its control directory raises
+
+    def status(self) -> Status:
+        return self.shown
+
+    def touch(self) -> None:
+        self.calls.append("touch")
+
+    def flush_pending(self) -> int:
+        self.calls.append("flush")
+        return 42
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def resume_requeued(self) -> int:
+        self.calls.append("resume")
+        return 1
+
+    async def drop(self, number: int) -> None:
+        if number != 7:
+            raise Refused(f"no entry {number}")
+        self.calls.append(("drop", number))
+
+    async def lookup(self, parent: int, name: bytes) -> Inode:
+        if (parent, name) not in TREE:
+            raise OSError(errno.ENOENT, "no such name")
+        mode = stat.S_IFREG | 0o644
+        return Inode(TREE[parent, name], mode, 0, 0, 0, 1, 0, 0, 0, 0)
+
+    def cached(self, ino: int) -> CachedReport:
+        return CachedReport(
+            state="partial",
+            size=ino,
+            cached_bytes=1,
+            blocks=2,
+            cached_blocks=1,
+            block_size=4096,
+            dirty=False,
+        )
+
+    def events(self) -> list[dict[str, Any]]:
+        return [{"number": 1, "time": "T", "name": "afmStarted"}]
+
+    async def queue_lines(self) -> AsyncGenerator[bytes, None]:
+        for n in range(self.pending):
+            yield b'{"id": %d}\n' % n

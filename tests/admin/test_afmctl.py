@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shlex
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from click.testing import CliRunner, Result
+
+from afmfs.admin import find
+from afmfs.admin.access import READ_SECONDS, Access, Hung, Reply
+from afmfs.admin.afmctl import main
+from afmfs.admin.find import Mount
+from afmfs.cache.commands import TABLE, execute
+from afmfs.cache.schema import SCHEMA, VERSION
+from afmfs.cache.status import render_json
+from afmfs.errors import AfmError
+from afmfs.model.entry import ROOT, Op
+from tests.admin.fake import FakeFileset
+
+
+class FakeAccess(Access):
+    """Reaches filesets of this process by the paths of their control directories."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filesets: dict[str, FakeFileset] = {}
+        self.lines: list[str] = []
+
+    def chunks(self, path: str, *, timeout: float = READ_SECONDS) -> Iterator[bytes]:
+        fileset = self.filesets[path.rpartition("/.afm/")[0]]
+        if fileset.broken:
+            raise fileset.broken
+        if path.endswith("/queue"):
+            yield from (b'{"id": 1}\n', b'{"id": 2}\n')
+        else:
+            yield render_json(fileset.status()).encode()
+
+    def command(self, path: str, line: str, *, timeout: float = 1) -> Reply:
+        self.lines.append(line)
+        try:
+            text = trio.run(execute, self.filesets[path.rpartition("/.afm/")[0]], line)
+        except AfmError as error:
+            return Reply(error.errno, f"{error}\n")
+        return Reply(0, text.partition("\n")[2])
+
+
+Afmctl = Callable[..., Result]
+
+
+@pytest.fixture
+def access(monkeypatch: pytest.MonkeyPatch) -> FakeAccess:
+    fake = FakeAccess()
+
+    def mounts() -> list[Mount]:
+        found = enumerate(fake.filesets.items())
+        return [Mount(f.shown.device, point, f"0:{n}") for n, (point, f) in found]
+
+    monkeypatch.setattr(find, "mounts", mounts)
+    return fake
+
+
+@pytest.fixture
+def one(access: FakeAccess) -> FakeFileset:
+    access.filesets["/mnt/sw1"] = FakeFileset(cache="/var/lib/afmfs/sw1")
+    return access.filesets["/mnt/sw1"]
+
+
+@pytest.fixture
+def two(access: FakeAccess, one: FakeFileset) -> FakeFileset:
+    access.filesets["/mnt/sw2"] = FakeFileset(fileset="sw2", cache="/var/lib/afmfs/sw2")
+    return access.filesets["/mnt/sw2"]
+
+
+@pytest.fixture
+def afmctl(access: FakeAccess) -> Afmctl:
+    return lambda *words: CliRunner().invoke(main, words, obj=lambda: access)
+
+
+def test_getstate(afmctl: Afmctl, one: FakeFileset) -> None:
+    for device in ("fs1", "/mnt/sw1"):
+        result = afmctl(device, "getstate")
+        assert result.stdout == (
+            "Fileset Name Fileset Target Cache State Gateway Node Queue Length Queue numExec\n"
+            "------------ -------------- ----------- ------------ ------------ -------------\n"
+            "sw1          /home          Active      gw           0            0\n"
+        )
+    assert one.calls == []
+    assert json.loads(afmctl("fs1", "getstate", "--json").stdout)["fileset"] == "sw1"
+
+
+def test_getstate_lists_all_filesets_of_a_device(afmctl: Afmctl, two: FakeFileset) -> None:
+    assert len(afmctl("fs1", "getstate").stdout.splitlines()) == 4
+    assert len(json.loads(afmctl("fs1", "getstate", "--json").stdout)) == 2
+    for words in (["fs1", "getstate", "-j", "sw2"], ["fs1", "-j", "sw2", "getstate"]):
+        assert "sw1" not in afmctl(*words).stdout
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOTCONN, ""), "/mnt/sw2 is dead"),
+        (Hung("/mnt/sw2/.afm/status.json"), "/mnt/sw2 does not answer"),
+    ],
+)
+def test_getstate_shows_what_answers_and_names_what_does_not(
+    afmctl: Afmctl, two: FakeFileset, error: OSError, text: str
+) -> None:
+    two.broken = error
+    result = afmctl("fs1", "getstate")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 3
+    assert text in result.stderr
+    assert afmctl("/mnt/sw2", "stop").exit_code == 1
+
+
+def test_commands_reach_the_fileset_that_is_meant(
+    afmctl: Afmctl, one: FakeFileset, two: FakeFileset
+) -> None:
+    assert afmctl("fs1", "stop", "-j", "sw2").exit_code == 0
+    assert (one.calls, two.calls) == ([], ["touch", "stop"])
+    result = afmctl("fs1", "stop")
+    assert result.exit_code == 2
+    assert "name one with -j: sw1, sw2" in result.stderr
+    assert afmctl("fs1", "stop", "-j", "sw3").exit_code == 1
+
+
+def test_the_reply_is_printed_without_the_command(afmctl: Afmctl, one: FakeFileset) -> None:
+    assert afmctl("fs1", "flushPending").stdout == "flushPending: through 42\n"
+    assert afmctl("fs1", "drop", "7").stdout.startswith("drop: entry 7")
+    assert afmctl("fs1", "queue").stdout == '{"id": 1}\n{"id": 2}\n'
+    assert afmctl("fs1", "events").stdout == "T afmStarted\n"
+    assert json.loads(afmctl("fs1", "events", "--json").stdout)["name"] == "afmStarted"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["nowhere", "getstate"], 1, "mounted: fs1 at /mnt/sw1"),
+        (["fs1", "drop", "8"], 1, "no entry 8"),
+        (["fs1", "drop"], 2, "ID"),
+        (["fs1", "drop", "x"], 2, "is a number"),
+        (["fs1", "flushpending"], 2, "did you mean flushPending"),
+        (["fs1", "flushPending", "--timeout", "3"], 2, "--timeout is for --wait"),
+        (["fs1", "flushPending", "--wait", "--timeout", "x"], 2, "x"),
+        (["fs1", "stop", "--now"], 2, "--now"),
+        (["fs1"], 2, "Missing command"),
+        (["getstate"], 2, "DEVICE comes first"),
+        (["help", "nothing"], 2, "unknown command"),
+    ],
+)
+def test_errors(afmctl: Afmctl, one: FakeFileset, words: list[str], code: int, text: str) -> None:
+    result = afmctl(*words)
+    assert result.exit_code == code
+    assert text in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("path", ["dir/a file", "/mnt/sw1/dir/a file", "/mnt/sw1//dir/./a file"])
+def test_cached(afmctl: Afmctl, access: FakeAccess, one: FakeFileset, path: str) -> None:
+    result = afmctl("fs1", "cached", path)
+    assert result.stdout == "partial 1 of 17 bytes, 1 of 2 blocks of 4096 bytes\n"
+    assert shlex.split(access.lines[0]) == ["cached", "--", "dir/a file"]
+
+
+def test_cached_takes_names_of_any_bytes(afmctl: Afmctl, one: FakeFileset) -> None:
+    result = afmctl("fs1", "cached", "--json", os.fsdecode(b"dir/\xff\n"))
+    assert json.loads(result.stdout)["size"] == 18
+
+
+def test_cached_follows_links_above_the_mount_point(
+    afmctl: Afmctl, access: FakeAccess, one: FakeFileset, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to("/mnt")
+    assert afmctl("fs1", "cached", f"{tmp_path}/link/sw1/dir").exit_code == 0
+    assert access.lines == ["cached -- dir\n"]
+    assert afmctl("fs1", "cached", "/etc").exit_code == 2
+
+
+# -- flushPending --wait -------------------------------------------------------------------------
+
+
+class Draining(FakeFileset):
+    """Every look at it finds one entry less."""
+
+    left = 3
+
+    def status(self) -> Any:
+        state = "Dirty" if self.left else "Active"
+        self.left = max(0, self.left - 1)
+        return replace(
+            self.shown, state=state, queue_length=self.left, flushed_through=42 - self.left
+        )
+
+
+def test_wait(afmctl: Afmctl, access: FakeAccess) -> None:
+    access.filesets["/mnt/sw1"] = Draining()
+    result = afmctl("fs1", "flushPending", "--wait", "--timeout", "20")
+    assert (result.exit_code, result.stdout) == (0, "flushPending: through 42\n")
+    assert result.stderr == ""
+
+
+def test_wait_says_why_it_gave_up(afmctl: Afmctl, one: FakeFileset) -> None:
+    one.shown = replace(one.shown, state="Dirty", queue_length=4, requeued=4, settled_through=42)
+    result = afmctl("fs1", "flushPending", "--wait")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "4 entries were refused by home" in result.stderr
+
+
+def test_wait_times_out(afmctl: Afmctl, one: FakeFileset) -> None:
+    one.shown = replace(one.shown, state="Dirty", queue_length=4)
+    result = afmctl("fs1", "flushPending", "--wait", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "timed out: 4 pending, sw1 is Dirty" in result.stderr
+
+
+def test_wait_gives_up_on_a_home_that_stays_away(afmctl: Afmctl, one: FakeFileset) -> None:
+    one.shown = replace(one.shown, state="Disconnected", reason="no route", queue_length=4)
+    result = afmctl("fs1", "flushPending", "--wait", "--timeout", "0.1")
+    assert result.exit_code == 1
+    assert "needs home, which is away (Disconnected: no route)" in result.stderr
+
+
+# -- help ----------------------------------------------------------------------------------------
+
+
+def test_help(afmctl: Afmctl) -> None:
+    for words in (["--help"], ["help"], ["fs1", "help"]):
+        result = afmctl(*words)
+        assert result.exit_code == 0, result.output
+        assert all(name in result.stdout for name in TABLE)
+        assert "bash_source" in result.stdout
+    assert afmctl("fs1", "help", "drop").stdout.startswith("drop ID")
+    assert "afmctl afmfs drop 4711" in afmctl("fs1", "drop", "--help").stdout
+
+
+# -- an unmounted cache --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, access: FakeAccess) -> Path:
+    directory = tmp_path / "cache"
+    (directory / "gateway/2").mkdir(parents=True)
+    database = sqlite3.connect(directory / "cache.db")
+    database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA user_version={VERSION}; {SCHEMA}")
+    settings = {"device": "fs1", "fileset": "sw9", "target": "/h", "block_size": 4096, "home": 2}
+    database.executemany("INSERT INTO fileset VALUES (?, ?)", settings.items())
+    columns = "(ino, mode, uid, gid, rdev, nlink, size, atime, mtime, ctime, gen, whole)"
+    database.executemany(
+        f"INSERT INTO inode {columns} VALUES (?, ?, 0, 0, 0, 1, ?, 0, 0, 0, 1, ?)",
+        [(ROOT, stat.S_IFDIR, 0, 1), (16, stat.S_IFREG, 10_000, 0), (17, stat.S_IFREG, 5, 1)],
+    )
+    database.execute("UPDATE inode SET listed = 2")
+    database.executemany("INSERT INTO dentry VALUES (1, ?, ?, ?)", [(1, b"a", 16), (2, b"b", 17)])
+    database.execute("INSERT INTO blockmap VALUES (16, 0, ?)", (bytes([4]) + bytes(1023),))
+    database.execute(
+        'INSERT INTO queue (id, op, ino, kind, start, "end", queued_ns)'
+        f" VALUES (5, {Op.WRITE:d}, 17, {stat.S_IFREG}, 0, 5, 0)"
+    )
+    database.execute("UPDATE counters SET queue_length = 1, bytes_pending = 5")
+    database.commit()
+    database.close()
+    return directory
+
+
+def test_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
+    text = afmctl(str(cache), "getstate").stdout
+    assert text.splitlines()[2].split() == ["sw9", "/h", "Dirty", "-", "1", "0"]
+    status = json.loads(afmctl(str(cache), "getstate", "--json").stdout)
+    assert (status["dirty_bytes"], status["flushed_through"]) == (5, 4)
+    assert json.loads(afmctl(str(cache), "queue").stdout)["path"] == "b"
+    assert afmctl(str(cache), "events").stdout == ""
+    assert afmctl(str(cache), "cached", "a").stdout == (
+        "partial 1808 of 10000 bytes, 1 of 3 blocks of 4096 bytes\n"
+    )
+    assert afmctl(str(cache), "cached", "b").stdout.endswith("dirty\n")
+    assert afmctl(str(cache), "cached", ".").stdout.startswith("cached ")
+
+
+def test_requeued_entries_of_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
+    database = sqlite3.connect(cache / "gateway/2/gateway.db")
+    database.executescript("""
+        CREATE TABLE flight (id); CREATE TABLE outcome (id);
+        CREATE TABLE requeued (id, errno, reason, tries, next_try_ns);
+        INSERT INTO requeued VALUES (5, 28, 'full', 3, 0);
+    """)
+    database.close()
+    assert json.loads(afmctl(str(cache), "queue").stdout)["errno"] == "ENOSPC"
+    assert json.loads(afmctl(str(cache), "getstate", "--json").stdout)["requeued"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["stop"], "is not mounted, and stop needs the mount: mount.afmfs none MOUNTPOINT -o"),
+        (["cached", "none"], "none: not known to the cache"),
+        (["cached", "/mnt/sw9/a"], "is not mounted; give a path relative"),
+        (["getstate", "-j", "sw1"], "no fileset 'sw1' there, but: sw9"),
+    ],
+)
+def test_errors_of_an_unmounted_cache(
+    afmctl: Afmctl, cache: Path, words: list[str], text: str
+) -> None:
+    result = afmctl(str(cache), *words)
+    assert result.exit_code == 1
+    assert text in result.stderr
+
+
+def test_a_cache_of_another_format(afmctl: Afmctl, cache: Path) -> None:
+    database = sqlite3.connect(cache / "cache.db")
+    database.execute("PRAGMA user_version = 99")
+    database.close()
+    assert "format 99" in afmctl(str(cache), "getstate").stderr
+
+
+def test_a_cache_directory_of_a_mount(
+    afmctl: Afmctl, one: FakeFileset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one.shown = replace(one.shown, cache=str(cache))
+    assert afmctl(str(cache), "stop").exit_code == 0
+    assert one.calls == ["touch", "stop"]
