@@ -188,7 +188,7 @@ def parse(raw: bytes) -> Marker:
                 "home's marker was written by a later version of afmfs", "use that version"
             )
         marker = Marker(**{key: found[key] for key in Marker.__dataclass_fields__})
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _unreadable(".afm/home.json in home's root is damaged") from None
     if not (
         isinstance(marker.identity, str)

@@ -33,6 +33,16 @@ class _Directory:
         self.cached = True
 
 
+class _Held(threading.local):
+    """What one thread may be using."""
+
+    def __init__(self) -> None:
+        self.ring: deque[_Directory] = deque()
+        self.path: Path | None = None  # the one asked for last, and the epoch and answer of then
+        self.epoch = 0
+        self.fd = -1
+
+
 class Walker:
     """A bounded cache of O_PATH descriptors. Thread-safe, but for `close_directories`.
 
@@ -43,7 +53,7 @@ class Walker:
     def __init__(self, root: int) -> None:
         """`root` stays the caller's."""
         self._lock = threading.Lock()
-        self._rings = threading.local()
+        self._held = _Held()
         self._top = _Directory(root)
         self._cache: OrderedDict[Path, _Directory] = OrderedDict()
         self._evicted: set[_Directory] = set()  # still pinned
@@ -55,12 +65,15 @@ class Walker:
         Never follows a symlink (ENOTDIR). Valid until the calling thread has asked for PINNED
         more. It is that directory for good, also when it is moved: see forget_directories.
         """
+        held = self._held
+        if held.path == path and held.epoch == self._epoch:
+            return held.fd  # many files in one directory: no lock
         with self._lock:
             at = self._cache.get(path)
             if at is not None:
                 self._cache.move_to_end(path)
                 at.pins += 1
-                return self._ring(at)
+                return self._hold(path, at, self._epoch)
             depth = len(path)
             while depth and path[:depth] not in self._cache:
                 depth -= 1
@@ -77,7 +90,7 @@ class Walker:
                 self._unpin(at)
             raise
         with self._lock:
-            return self._ring(at)
+            return self._hold(path, at, epoch)
 
     def forget_directory(self, path: Path) -> None:
         """After an rmdir: `path` may come to name another directory."""
@@ -100,6 +113,8 @@ class Walker:
             os.close(directory.fd)
         self._cache.clear()
         self._evicted.clear()
+        self._epoch += 1
+        self._top.fd = -1  # whoever comes late gets EBADF, not another file
 
     def _keep(self, path: Path, fd: int, epoch: int, parent: _Directory) -> _Directory:
         """Take in a directory just opened; it is pinned in its parent's stead."""
@@ -121,14 +136,13 @@ class Walker:
                 self._evict(directory)
             return directory
 
-    def _ring(self, directory: _Directory) -> int:
+    def _hold(self, path: Path, directory: _Directory, epoch: int) -> int:
         """Hand a pinned directory to the calling thread, in the place of its oldest."""
-        ring: deque[_Directory] | None = getattr(self._rings, "ring", None)
-        if ring is None:
-            ring = self._rings.ring = deque()
-        ring.append(directory)
-        if len(ring) > PINNED:
-            self._unpin(ring.popleft())
+        held = self._held
+        held.ring.append(directory)
+        if len(held.ring) > PINNED:
+            self._unpin(held.ring.popleft())
+        held.path, held.epoch, held.fd = path, epoch, directory.fd
         return directory.fd
 
     def _unpin(self, directory: _Directory) -> None:

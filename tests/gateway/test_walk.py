@@ -147,3 +147,14 @@ def test_a_walk_overtaken_by_a_rename_is_not_remembered(home: Home, root: Path) 
     home._top.pins += 1
     assert home._keep((b"a",), fd, epoch, home._top).fd == fd
     assert home.directory((b"a",)) != fd
+
+
+def test_nothing_is_handed_out_after_the_close(home: Home, root: Path) -> None:
+    (root / "a").mkdir()
+    home.directory((b"a",))
+    home.close()
+    for path in ((b"a",), (b"b",)):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            home.directory(path)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        home.lstat(home.directory(()), b"a")
