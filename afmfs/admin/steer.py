@@ -119,7 +119,7 @@ def _stream(chunks: Iterable[bytes]) -> None:
 
 
 def _control(request: Request, mount: Mount, access: Access) -> str:
-    """The text of the reply to a command. Failure if it is refused."""
+    """The text of the reply to a command. Refusal or UnknownCommand if it is refused."""
     arguments = request.arguments
     if request.command.name == "cached":
         arguments = (_inside(arguments[0], mount, access),)
@@ -128,6 +128,8 @@ def _control(request: Request, mount: Mount, access: Access) -> str:
     if not arguments:
         line = shlex.join([request.command.name, *options])
     reply = access.command(mount.path("control"), line + "\n")
+    if reply.errno == errno.EINVAL:  # the words make no command: wrong usage
+        raise UnknownCommand(reply.text.strip() or os.strerror(reply.errno))
     if reply.errno:
         raise Refusal(reply, mount)
     return reply.text
@@ -138,7 +140,6 @@ class Refusal(Failure):
 
     def __init__(self, reply: Reply, mount: Mount) -> None:
         self.errno = reply.errno
-        self.exit_code = 2 if reply.errno == errno.EINVAL else 1
         super().__init__(reply.text.strip() or f"{mount.point}: {os.strerror(reply.errno)}")
 
 
