@@ -16,7 +16,7 @@ from afmfs.gateway import marker, syscalls
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
 from afmfs.gateway.probe import probe
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.trouble import HomeAway, MayEnd, Trouble
 from afmfs.model.properties import Properties
 
 _UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -135,3 +135,17 @@ class Connection:
                 again.close()
         except OSError as exc:
             raise away(self.path, exc) from exc
+
+    def judge(self, home: Home, trouble: Trouble) -> Trouble:
+        """An input/output error of one object, seen in the light of the whole home.
+
+        A bad sector must not look like a home that is away, for ever: where all else answers,
+        only what met the error is put off.
+        """
+        if not isinstance(trouble, HomeAway):
+            return trouble
+        try:
+            self.check(home)
+        except HomeAway as exc:
+            return exc
+        return MayEnd(errno.EIO, trouble.reason)

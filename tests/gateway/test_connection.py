@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from afmfs.gateway import marker, syscalls
 from afmfs.gateway.connection import Remounted, connect
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.trouble import HomeAway, MayEnd
 
 
 def raises_away(state: str) -> pytest.RaisesExc[HomeAway]:
@@ -113,6 +114,20 @@ def test_unmounted_and_mounted_again(
         subprocess.run(["mount", "--bind", root, bound], check=True)
         with pytest.raises(Remounted):
             connection.check(home)
+
+
+def test_one_bad_file_is_not_a_home_that_is_away(root: Path, ours: Marker) -> None:
+    connection = connect(os.fsencode(root), Claim(ours, first=True))
+    bad = HomeAway("Disconnected", "file: Input/output error")
+    full = MayEnd(errno.ENOSPC, "full")
+    with connection.opened() as home:
+        judged = connection.judge(home, bad)
+        assert isinstance(judged, MayEnd)
+        assert judged.errno == errno.EIO
+        assert connection.judge(home, full) is full
+        shutil.rmtree(root)
+        assert isinstance(connection.judge(home, bad), HomeAway)
+        assert connection.judge(home, full) is full
 
 
 def test_mounts_have_numbers_on_old_kernels_too(
