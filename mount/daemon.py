@@ -88,6 +88,8 @@ def in_background(request: Request, engine: Engine) -> int:
             parent.report(OK)
 
         code, message = _run(request, engine, serving, log_to_file=True)
+        if message and logging.getLogger().handlers:
+            log.error("%s", message)
         parent.report(code, message)
         return code
 
@@ -120,9 +122,10 @@ def _explain(error: BaseException) -> tuple[int, str]:
         error = error.exceptions[0]
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
-    log.critical("the mount ends", exc_info=error)
     if isinstance(error, AfmError):
+        log.debug("refused", exc_info=error)
         return FAILED, str(error)
+    log.critical("the mount ends", exc_info=error)
     if isinstance(error, OSError):
         return SYSTEM, str(error)
     return INTERNAL, f"internal error: {error!r}"

@@ -192,9 +192,10 @@ _SWITCHES = {_plain(one.name) for one in TABLE if not one.unit}
 
 
 def split(text: str) -> list[str]:
-    """The words of an `-o` list; a backslash keeps the comma that follows it."""
-    words = re.findall(r"(?:[^,\\]|\\.)+", text, flags=re.DOTALL)
-    return [re.sub(r"\\(.)", r"\1", word, flags=re.DOTALL).strip() for word in words]
+    """The words of an `-o` list. A comma in double quotes, or after a backslash, is no separator;
+    so have it mount(8) and libfuse."""
+    words = re.findall(r'(?:"[^"]*"|\\,|[^,])+', text, flags=re.DOTALL)
+    return [word.replace("\\,", ",").replace('"', "").strip() for word in words]
 
 
 def parse(lists: list[str]) -> MountOptions:
