@@ -108,6 +108,8 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             _flush_and_wait(request, mount, access)
         else:
             emit(_control(request, mount, access))
+    except BrokenPipeError:  # whoever reads our output has seen enough
+        raise
     except OSError as error:
         raise Failure(explain(error, mount)) from error
 
@@ -204,6 +206,8 @@ def _offline(request: Request, path: str) -> None:
     try:
         with open_cache(path) as cache:
             _read_offline(request, cache)
+    except BrokenPipeError:
+        raise
     except (OSError, sqlite3.Error, AfmError) as error:
         raise Failure(f"{path}: {error}") from error
 

@@ -18,6 +18,8 @@ def cached_report(inode: Inode, validity: Validity, *, dirty: bool) -> CachedRep
         total = blocks.count(inode.size, validity.block)
         have, have_bytes = validity.cached_blocks(inode)
         state, size = cached_state(have, total), inode.size
+        if state == "uncached" and validity.valid(inode, 0, size):
+            state = "partial"  # some bytes of a block, no whole one
     else:
         total = have = have_bytes = size = 0
         state = "cached"

@@ -6,6 +6,8 @@ import os
 import shlex
 import sqlite3
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -327,3 +329,14 @@ def test_a_cache_directory_of_a_mount(
     one.shown = replace(one.shown, cache=str(cache))
     assert afmctl(str(cache), "stop").exit_code == 0
     assert one.calls == ["touch", "stop"]
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(cache: Path) -> None:
+    command = [sys.executable, "-m", "afmfs.admin.afmctl", str(cache), "queue"]
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        run = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, timeout=60, check=False)
+    finally:
+        os.close(write)
+    assert run.stderr == b""
