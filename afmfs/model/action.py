@@ -7,7 +7,7 @@ what home already held, then the times of the directories that were touched.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from afmfs.model.ranges import Ranges
 
@@ -44,36 +44,69 @@ class Action:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Make(Action):
+class _AtPlace(Action):
+    place: Place
+
+    @property
+    def inos(self) -> tuple[int, ...]:
+        """The inodes that get, lose or change a name."""
+        return (self.ino,)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """The names that come, go or change hands."""
+        return (self.place,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Make(_AtPlace):
     """A new object with its content. With `replaces` it is written beside and renamed over."""
 
-    place: Place
-    content: Content = field(default_factory=Content)
+    content: Content = Content()
     replaces: int | None = None
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link(Action):
-    place: Place
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remove(Action):
-    place: Place
+    @property
+    def inos(self) -> tuple[int, ...]:
+        return (self.ino,) if self.replaces is None else (self.ino, self.replaces)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rename(Action):
-    place: Place
+class Link(_AtPlace):
+    """One more name of an inode that home has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove(_AtPlace):
+    """A name goes. `kind` tells a directory from the rest, no more: what replaced the inode and
+    then went itself may have been of another kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rename(_AtPlace):
     target: Place
     replaces: int | None = None
 
+    @property
+    def inos(self) -> tuple[int, ...]:
+        return (self.ino,) if self.replaces is None else (self.ino, self.replaces)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self.place, self.target
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange(Action):
-    place: Place
+class Exchange(_AtPlace):
     target: Place
     other: int
+
+    @property
+    def inos(self) -> tuple[int, ...]:
+        return self.ino, self.other
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return self.place, self.target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

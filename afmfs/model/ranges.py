@@ -20,6 +20,17 @@ def add(ranges: Ranges, start: int, end: int) -> Ranges:
     return (*ranges[:first], (start, end), *ranges[last:])
 
 
+def union(ranges: Iterable[Range]) -> Ranges:
+    """Any ranges, in any order, as one set: O(n log n), where repeated `add` is quadratic."""
+    merged: list[Range] = []
+    for start, end in sorted(ranges):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        elif start < end:
+            merged.append((start, end))
+    return tuple(merged)
+
+
 def cut(ranges: Ranges, size: int) -> Ranges:
     """`ranges` below `size`."""
     return tuple((a, min(b, size)) for a, b in ranges if a < size)
