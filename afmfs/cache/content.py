@@ -233,6 +233,8 @@ class Content:
 
     def _resize(self, inode: Inode, size: int, changes: dict[str, int]) -> None:
         store = self._store
+        if size > inode.size and inode.gen:
+            self._blobs.descriptor(inode)  # cuts what a kill may have left beyond the old size
         with store:
             number = store.append(Op.SIZE, inode, end=size) if inode.nlink else inode.changed
             before = self._validity.cached_blocks(inode)[1]
@@ -250,7 +252,7 @@ class Content:
         """Nothing is left: a new generation, the old blob to reclaim (truncate-new-generation)."""
         if inode.gen:
             self._store.reclaim(inode, 0)
-        if not inode.whole:
+        if inode.home_valid:  # it came from home: there is a map, or fresh blocks
             self._validity.forget(inode)
         self._in_reclaim.discard(inode.ino)
         self._store.save(inode, gen=0, whole=True)

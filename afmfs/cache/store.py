@@ -213,7 +213,7 @@ class Store:
         self.execute("DELETE FROM inode WHERE ino=?", (inode.ino,))
         if inode.gen:
             self.reclaim(inode, 0)
-        if not inode.whole:
+        if inode.home_valid or not inode.whole:
             for table in ("blockmap", "span", "fresh"):
                 self.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
         self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))

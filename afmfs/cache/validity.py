@@ -177,16 +177,20 @@ class Validity:
                 self._set(inode.ino, range(keep - 1, keep))
 
     def become_whole(self, inode: Inode) -> None:
-        """Drop the map if every block is cached."""
+        """Drop the map if every block is cached; which of them are fresh stays known."""
         if inode.whole or self.cached_blocks(inode)[0] < blocks.count(inode.size, self.block):
             return
-        self.forget(inode)
+        self._drop_map(inode.ino)
         self._store.save(inode, whole=True)
 
     def forget(self, inode: Inode) -> None:
-        """Remove the map's rows."""
-        for table in ("blockmap", "span", "fresh"):
-            self._store.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
+        """Nothing is known any more: the file is empty, or gone."""
+        self._drop_map(inode.ino)
+        self._store.execute("DELETE FROM fresh WHERE ino=?", (inode.ino,))
+
+    def _drop_map(self, ino: int) -> None:
+        for table in ("blockmap", "span"):
+            self._store.execute(f"DELETE FROM {table} WHERE ino=?", (ino,))
 
     def _split(self, inode: Inode) -> None:
         """Give a whole file a map of its own."""

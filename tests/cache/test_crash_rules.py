@@ -1,0 +1,349 @@
+"""The cache's own crash rules, one test each; the names are those of crash-rules.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from afmfs.cache import durable as durable_module
+from afmfs.model.entry import IN_PLACE, Op
+
+from .parts import BLOCK, Killed, Parts, parts  # noqa: F401  # the fixture
+
+
+async def test_new_blob_first(parts: Parts) -> None:  # noqa: F811
+    """Killed between the two: the bytes are in the blob, and nobody says that they are valid."""
+    inode = parts.uncached(b"f", 4 * BLOCK)
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed):
+        await parts.content.write(inode, BLOCK, b"n" * BLOCK)
+    after = parts.again()
+    inode = after.inode(b"f")
+    assert after.validity.valid(inode, 0, 4 * BLOCK) == ()
+    assert after.entries(inode.ino) == []
+
+
+async def test_new_blob_first_appended(parts: Parts) -> None:  # noqa: F811
+    """Killed between the two of an append: an extension later does not show the bytes."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"a" * 10)
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed):
+        await parts.content.write(inode, 10, b"secret")
+    after = parts.again()
+    inode = after.inode(b"f")
+    assert inode.size == 10
+    await after.content.resize(inode, 20, changes={})
+    assert await after.content.read(inode, 0, 100) == b"a" * 10 + bytes(10)
+
+
+async def test_overwrite_entry_first(parts: Parts) -> None:  # noqa: F811
+    """Killed before the blob is touched: the entry is there, the old bytes are pushed once more."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"old!")
+    parts.retire(inode)
+    parts.kill_at.add("blob")
+    with pytest.raises(Killed):
+        await parts.content.write(inode, 0, b"new!")
+    after = parts.again()
+    inode = after.inode(b"f")
+    assert [e.flags & IN_PLACE for e in after.entries(inode.ino, Op.WRITE)] == [IN_PLACE]
+    assert await after.content.read(inode, 0, 4) == b"old!"
+
+
+async def test_overwrite_durable(parts: Parts) -> None:  # noqa: F811
+    """The first overwrite in place makes its entry durable before it touches the blob."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * BLOCK)
+    parts.calls.clear()
+    await parts.content.write(inode, 0, b"y")
+    assert parts.calls == ["commit", "committed", "sync_wal", "blob"]
+
+
+async def test_in_place_mark(parts: Parts) -> None:  # noqa: F811
+    """One durable in-place entry serves until it is retired, also for another block."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 3 * BLOCK)
+    await parts.content.write(inode, 0, b"y")
+    parts.calls.clear()
+    await parts.content.write(inode, 2 * BLOCK, b"y")
+    assert "sync_wal" not in parts.calls
+    parts.retire(inode)
+    await parts.content.write(inode, BLOCK, b"z")
+    assert parts.calls.index("sync_wal") < parts.calls.index("blob")
+
+
+async def test_point_drains(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """A point waits for the operation that stands between its entry and its blob write."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"old")
+    gate, reached = trio.Event(), trio.Event()
+    real = parts.durable.sync_wal
+
+    async def held() -> None:
+        reached.set()
+        await gate.wait()
+        await real()
+
+    monkeypatch.setattr(parts.content, "_sync_wal", held)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.content.write, inode, 0, b"new")
+        await reached.wait()
+        parts.calls.clear()
+        nursery.start_soon(parts.durable.make)
+        await trio.testing.wait_all_tasks_blocked()
+        assert "syncfs" not in parts.calls
+        gate.set()
+    assert parts.calls.index("blob") < parts.calls.index("syncfs")
+
+
+async def test_number_at_start(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """What is marked, or queued, while the disk works does not count as durable."""
+    inode, new = parts.uncached(b"f", 2 * BLOCK), parts.make(b"n")
+    late: list[int] = []
+
+    def during(fd: int) -> None:
+        def act() -> None:
+            parts.fetched(inode, 0, b"h" * BLOCK)
+
+        trio.from_thread.run_sync(act)
+        trio.from_thread.run(parts.content.write, new, 0, b"late")
+        late.append(new.changed)
+
+    monkeypatch.setattr(durable_module, "syncfs", during)
+    await parts.durable.make()
+    assert parts.store.execute("SELECT count(*) FROM fresh").fetchone()[0] == 1
+    assert parts.durable.durable_entry < late[0]
+
+
+async def test_point_recorded(parts: Parts) -> None:  # noqa: F811
+    """A point ends with its number recorded and the log synced, in this order."""
+    await parts.content.write(parts.make(b"f"), 0, b"x")
+    parts.calls.clear()
+    await parts.durable.make()
+    order = [c for c in parts.calls if c != "committed"]
+    assert order[:3] == ["syncfs", "commit", "sync_wal"]
+
+
+async def test_a_point_with_nothing_to_do_does_nothing(parts: Parts) -> None:  # noqa: F811
+    await parts.content.write(parts.make(b"f"), 0, b"x")
+    await parts.durable.make()
+    parts.calls.clear()
+    await parts.durable.make()
+    assert parts.calls == []
+
+
+async def test_destroy_waits(parts: Parts) -> None:  # noqa: F811
+    """The blob of a removed file is there until a point has followed the removal."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x")
+    await parts.durable.make()
+    assert parts.root
+    parts.namespace.remove(parts.root, b"f", directory=False)
+    assert parts.blob_length(inode) == 1
+    parts.calls.clear()
+    await parts.durable.make()
+    assert parts.blob_length(inode) is None
+    assert parts.calls.index("sync_wal") < parts.calls.index("remove")
+
+
+async def test_truncate_new_generation(parts: Parts) -> None:  # noqa: F811
+    """Truncation to nothing leaves the old blob alone until a point; new bytes go to another."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"old")
+    await parts.durable.make()
+    old = inode.gen
+    await parts.content.resize(inode, 0, changes={})
+    await parts.content.write(inode, 0, b"new")
+    assert inode.gen != old
+    assert len(list((parts.place / "blobs").glob("*/*"))) == 2
+    await parts.durable.make()
+    assert len(list((parts.place / "blobs").glob("*/*"))) == 1
+    assert await parts.content.read(inode, 0, 9) == b"new"
+
+
+async def test_shrink_keeps_generation(parts: Parts) -> None:  # noqa: F811
+    """A shrink keeps the blob, and its tail until a point."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.durable.make()
+    gen = inode.gen
+    await parts.content.resize(inode, 10, changes={})
+    assert inode.gen == gen
+    assert parts.blob_length(inode) == 100
+    await parts.durable.make()
+    assert parts.blob_length(inode) == 10
+
+
+@pytest.mark.parametrize("grow", ["resize", "write"])
+async def test_reclaim_sync(parts: Parts, grow: str) -> None:  # noqa: F811
+    """Before a file grows over bytes in reclaim, the shrink is durable and they are destroyed."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.durable.make()
+    await parts.content.resize(inode, 10, changes={})
+    parts.calls.clear()
+    if grow == "resize":
+        await parts.content.resize(inode, 100, changes={})
+    else:
+        await parts.content.write(inode, 99, b"\0")
+    assert parts.calls.index("sync_wal") < parts.calls.index("cut")
+    assert await parts.content.read(inode, 0, 200) == b"x" * 10 + bytes(90)
+
+
+async def test_a_tail_in_reclaim_survives_a_kill(parts: Parts) -> None:  # noqa: F811
+    """Opened by the next run, before a point: a power loss may still bring the old size back."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.durable.make()
+    await parts.content.resize(inode, 10, changes={})
+    after = parts.again(recover=False)
+    inode = after.inode(b"f")
+    assert await after.content.read(inode, 0, 100) == b"x" * 10
+    assert after.blob_length(inode) == 100
+
+
+async def test_fetch_not_valid(parts: Parts) -> None:  # noqa: F811
+    """Fetched bytes go only where nothing is valid."""
+    inode = parts.uncached(b"f", BLOCK)
+    await parts.content.write(inode, 10, b"mine")
+    parts.fetched(inode, 0, b"h" * BLOCK)
+    data = await parts.content.read(inode, 0, BLOCK)
+    assert data == b"h" * 10 + b"mine" + b"h" * (BLOCK - 14)
+
+
+async def test_home_valid(parts: Parts) -> None:  # noqa: F811
+    """It is the smaller of the size at home and every size in an unretired entry."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.content.resize(inode, 100, changes={})
+    await parts.content.resize(inode, 2 * BLOCK, changes={})
+    assert inode.home_valid == 100
+    assert await parts.content.read(inode, 100, BLOCK) == bytes(BLOCK)
+    first = parts.entries(inode.ino, Op.SIZE)[0]
+    with parts.store:  # the second size is still pending
+        parts.retirement.retire([(1, first.id, inode.ino, 100, 5, 9, "done")])
+    assert inode.home_valid == 100
+    parts.retire(inode)
+    assert inode.home_valid == 2 * BLOCK
+
+
+async def test_home_valid_by_retired(parts: Parts) -> None:  # noqa: F811
+    """A size that is still queued bounds what an earlier retirement says of home."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.content.write(inode, 0, b"x")
+    write = parts.entries(inode.ino)[0]
+    await parts.content.resize(inode, 5, changes={})
+    await parts.content.resize(inode, 2 * BLOCK, changes={})
+    with parts.store:
+        parts.retirement.retire([(1, write.id, inode.ino, 2 * BLOCK, 5, 9, "done")])
+    assert inode.home_valid == 5
+
+
+async def test_drop_clean(parts: Parts) -> None:  # noqa: F811
+    """After lost writes a block fetched since the last point is fetched again; an older one isn't
+    (clean-drop-per-block)."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    parts.fetched(inode, 0, b"h" * BLOCK)
+    await parts.durable.make()
+    parts.fetched(inode, BLOCK, b"h" * BLOCK)
+    after = parts.again(lost_writes=True)
+    assert after.validity.valid(after.inode(b"f"), 0, 2 * BLOCK) == ((0, BLOCK),)
+
+
+async def test_nothing_is_dropped_after_a_kill(parts: Parts) -> None:  # noqa: F811
+    inode = parts.uncached(b"f", BLOCK)
+    parts.fetched(inode, 0, b"h" * BLOCK)
+    after = parts.again()
+    assert after.validity.valid(after.inode(b"f"), 0, BLOCK) == ((0, BLOCK),)
+
+
+async def test_drop_fresh_dirty(parts: Parts) -> None:  # noqa: F811
+    """A block written whole since the last point may be zeros: home's old bytes stand again, and
+    the entry stays."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.durable.make()
+    await parts.content.write(inode, 0, b"n" * BLOCK)
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert after.validity.valid(inode, 0, 2 * BLOCK) == ()
+    assert len(after.entries(inode.ino, Op.WRITE)) == 1
+
+
+async def test_what_was_fsynced_is_not_dropped(parts: Parts) -> None:  # noqa: F811
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.durable.make()
+    await parts.content.write(inode, 0, b"n" * BLOCK)
+    await parts.durable.fsync(inode)
+    after = parts.again(lost_writes=True)
+    assert after.validity.valid(after.inode(b"f"), 0, 2 * BLOCK) == ((0, BLOCK),)
+
+
+async def test_recovery_zeros(parts: Parts) -> None:  # noqa: F811
+    """Beyond home_valid what may be lost becomes zeros, valid and dirty: nothing from before a
+    truncation shows."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.durable.make()
+    await parts.content.write(inode, 100, b"n" * 50)
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert await after.content.read(inode, 0, 200) == b"x" * 100 + bytes(50)
+
+
+async def test_recovery_drops_clean_blocks_of_files_overwritten_in_place(
+    parts: Parts,  # noqa: F811
+) -> None:
+    """in-place-mark, recovery-takes-over: an entry may be lost whose bytes reached the blob. Judged
+    by the entries before outcomes are taken over."""
+    inode = parts.uncached(b"f", 3 * BLOCK)
+    parts.fetched(inode, 0, b"h" * 3 * BLOCK)
+    await parts.content.write(inode, 0, b"y")
+    await parts.durable.make()
+    after = parts.again(lost_writes=True)
+    valid = after.validity.valid(after.inode(b"f"), 0, 3 * BLOCK)
+    assert valid == ((0, 1),)
+
+
+async def test_numbers_unique(parts: Parts) -> None:  # noqa: F811
+    """A range is reserved durably before its first number is used."""
+    last = parts.make(b"f").ino
+    parts.store.sync_wal()
+    taken = parts.store.entries.last
+    after = parts.again()
+    assert after.make(b"g").ino > last
+    assert after.store.entries.last > taken
+    after.calls.clear()
+    after.store.entries.reserve()
+    assert after.calls == ["commit", "committed", "sync_wal"]
+
+
+async def test_fsync_means_it(parts: Parts) -> None:  # noqa: F811
+    """The blob, then the record that it needs no doubt, then the log."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x")
+    parts.calls.clear()
+    await parts.durable.fsync(inode)
+    assert parts.calls == ["commit", "committed", "sync_wal"]
+    assert inode.synced == inode.changed
+
+
+async def test_a_failed_transaction_changes_nothing(
+    parts: Parts,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Memory agrees with the table after a commit that failed."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 10)
+    counters = parts.store.counters.row()
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed), parts.store as store:
+        store.append(Op.SIZE, inode, end=3)
+        store.save(inode, size=3)
+        store.counters.cached_bytes = 0
+        raise Killed
+    assert inode.size == 10
+    assert parts.store.counters.row() == counters
+    assert len(parts.entries(inode.ino)) == 2
