@@ -37,18 +37,23 @@ def away(path: bytes, exc: OSError) -> HomeAway:
     )
 
 
-def connect(path: bytes, wish: Claim, previous: Properties | None = None) -> Connection:
+def connect(
+    path: bytes, wish: Claim, previous: Properties | None = None, mount: str = ""
+) -> Connection:
     """Find home at `path`, claim its marker, try out what it can hold.
 
-    `previous`: what the last connection to this home saw. HomeAway if home can't be reached or
+    `previous` is what the last connection to this home saw. If `mount`, the number of its mount,
+    is given and still the same, it holds: a probe is over a hundred round trips. HomeAway if home can't be reached or
     isn't there, Forbidden if it is another cache's. Blocks as long as home does.
     """
     try:
         home = Home(path)
         try:
             found = marker.claim(home, wish)
-            properties = probe(home, previous)
-            return Connection(path, found, properties, home.mount_id())
+            number = home.mount_id()
+            if previous is None or number != mount or not syscalls.is_unique(number):
+                previous = probe(home, previous)
+            return Connection(path, found, previous, number)
         finally:
             home.close()
     except OSError as exc:

@@ -96,3 +96,8 @@ def mount_id(fd: int) -> str:
             if line.startswith("mnt_id:"):
                 return f"m{int(line.split()[1])}"
     raise OSError(errno.ENOSYS, "this kernel numbers no mounts")
+
+
+def is_unique(number: str) -> bool:
+    """Whether a mount_id will never name another mount, until the next boot."""
+    return number.startswith("u")

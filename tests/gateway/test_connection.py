@@ -116,6 +116,19 @@ def test_unmounted_and_mounted_again(
             connection.check(home)
 
 
+def test_probed_once_per_mount(root: Path, ours: Marker, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connect(os.fsencode(root), Claim(ours, first=True))
+    if not syscalls.is_unique(connection.mount):
+        pytest.skip("mounts have no unique numbers on this kernel")
+    seen = replace(connection.properties, name_max=7)
+    path = connection.path
+    assert connect(path, Claim(ours), seen, connection.mount).properties == seen
+    assert connect(path, Claim(ours), seen, "u1").properties.name_max > 7
+    assert connect(path, Claim(ours), seen).properties.name_max > 7
+    monkeypatch.setattr(syscalls, "is_unique", lambda number: False)
+    assert connect(path, Claim(ours), seen, connection.mount).properties.name_max > 7
+
+
 def test_one_bad_file_is_not_a_home_that_is_away(root: Path, ours: Marker) -> None:
     connection = connect(os.fsencode(root), Claim(ours, first=True))
     bad = HomeAway("Disconnected", "file: Input/output error")
