@@ -43,8 +43,9 @@ def connect(
     """Find home at `path`, claim its marker, try out what it can hold.
 
     `previous` is what the last connection to this home saw. If `mount`, the number of its mount,
-    is given and still the same, it holds: a probe is over a hundred round trips. HomeAway if home can't be reached or
-    isn't there, Forbidden if it is another cache's. Blocks as long as home does.
+    is given and still the same, it holds: a probe is over a hundred round trips.
+    HomeAway if home can't be reached or isn't there, Forbidden if it is another cache's. Blocks
+    as long as home does.
     """
     try:
         home = Home(path)
