@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 
@@ -176,10 +177,10 @@ class Durable:
         """A point every `interval_s` while things change; numbers are reserved in time."""
         while True:
             await trio.sleep(interval_s)
-            for numbers in (self._store.entries, self._store.inos):
-                if numbers.running_out:
-                    numbers.reserve()
             try:
+                for numbers in (self._store.entries, self._store.inos):
+                    if numbers.running_out:
+                        numbers.reserve()
                 await self.make()
-            except OSError as exc:
-                log.error("the cache's disk refuses to be synced: %s", exc)
+            except (OSError, sqlite3.Error) as exc:
+                log.error("the cache's disk takes no durable point: %s", exc)

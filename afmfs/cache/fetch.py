@@ -8,6 +8,7 @@ was written is valid, and the answer only goes where nothing is (fetch-not-valid
 from __future__ import annotations
 
 import errno
+import logging
 import mmap
 from collections.abc import Callable
 
@@ -21,10 +22,10 @@ from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
 from afmfs.gateway.protocol import MAX_FETCH, Message, close_all
 
+log = logging.getLogger(__name__)
+
 READ_AHEAD = 8
 """Most blocks that a run of sequential reads brings ahead of itself."""
-ATTEMPTS = 50
-"""How often a fetch that was voided, or told to come again, is tried."""
 
 
 class _Flight:
@@ -46,9 +47,10 @@ class Fetcher:
         validity: Validity,
         link: GatewayLink,
         point: Callable[[], int],
+        timeout_s: float,
     ) -> None:
         self._store, self._content, self._validity = store, content, validity
-        self._link, self._point = link, point
+        self._link, self._point, self._timeout_s = link, point, timeout_s
         self._flights: dict[int, list[_Flight]] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # inode -> next block of a run, blocks ahead
         self.nursery: trio.Nursery | None = None
@@ -62,7 +64,8 @@ class Fetcher:
     async def ensure(self, inode: Inode, start: int, end: int) -> None:
         """Bring what is missing of [start, end). EIO if home can't be asked or does not answer;
         ESTALE if home's version is not the known one."""
-        for _ in range(ATTEMPTS):
+        deadline = trio.current_time() + self._timeout_s
+        while trio.current_time() < deadline:
             numbers = self._validity.uncached_blocks(inode, start, end)
             if not numbers:
                 return
@@ -118,6 +121,9 @@ class Fetcher:
             await self._fetch(inode, flight)
         except OSError as exc:
             flight.error = exc
+        except Exception:
+            log.exception("fetch of inode %d", inode.ino)
+            flight.error = failed(errno.EIO)
         finally:
             remaining = self._flights[inode.ino]
             remaining.remove(flight)

@@ -92,8 +92,9 @@ class Fileset(Steering):
             life_timeout_s=settings.tunables.life_timeout,
         )
         self._fetcher = Fetcher(
-            store, self._content, self._validity, self._link, lambda: self._durable.point
-        )
+            store, self._content, self._validity, self._link, lambda: self._durable.point,
+            settings.tunables.home_timeout,
+        )  # fmt: skip
         self._content.truncated = self._fetcher.void
         self._lister = Lister(store, self._namespace, self._link)
         self._checkpointer = Checkpointer(store, self._link.kill)

@@ -14,6 +14,7 @@ import math
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -41,6 +42,10 @@ class GatewayProcess(Protocol):
 
     def poll(self) -> int | None: ...
     def kill(self) -> None: ...
+
+
+GATEWAY_S = 3.0
+"""How long a request waits for a gateway that is being started."""
 
 
 def start_gateway(cache: Path, home: int, sock: socket.socket) -> GatewayProcess:
@@ -72,11 +77,12 @@ class HomeView:
 
 
 class _Request:
-    __slots__ = ("done", "fds", "reply")
+    __slots__ = ("done", "fds", "orphaned", "reply")
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.reply: Message | None = None
+        self.orphaned = False  # the gateway that was asked is gone
         self.fds: list[int] = []
 
 
@@ -114,23 +120,32 @@ class GatewayLink:
     async def request(self, kind: str, **fields: Any) -> tuple[Message, list[int]]:
         """Ask for something of home. EIO if it is away, or shows no sign of life in time.
 
-        The caller closes the descriptors that come with the answer.
+        A gateway that dies over it is asked again when it is back. The caller closes the
+        descriptors that come with the answer.
         """
-        if self.home.link is LinkState.UNKNOWN:
-            with trio.move_on_after(max(3.0, self._life_timeout_s)):
-                await self.wait_known()
-        if self.home.link is not LinkState.UP or self._sock is None:
-            raise failed(errno.EIO)
+        deadline = trio.current_time() + self._home_timeout_s
+        while trio.current_time() < deadline:
+            if self.home.link is LinkState.UNKNOWN:
+                with trio.move_on_after(max(GATEWAY_S, self._life_timeout_s)):
+                    await self.wait_known()
+            if self.home.link is not LinkState.UP or self._sock is None:
+                break
+            request = await self._ask({"type": kind, **fields})
+            if request.reply is not None:
+                return request.reply, request.fds
+            if not request.orphaned:
+                break
+        raise failed(errno.EIO)
+
+    async def _ask(self, message: Message) -> _Request:
         rid, request = next(self._rids), _Request()
         self._requests[rid] = request
         try:
-            self.post({"type": kind, "rid": rid, **fields})
+            self.post({**message, "rid": rid})
             await self._wait(request)
         finally:
             del self._requests[rid]
-        if request.reply is None:
-            raise failed(errno.EIO)
-        return request.reply, request.fds
+        return request
 
     async def _wait(self, request: _Request) -> None:
         """Until it is answered, or home has been silent for too long."""
@@ -147,7 +162,7 @@ class GatewayLink:
 
     async def wait_known(self) -> None:
         """Until the gateway has tried home for the first time."""
-        while self.home.link is LinkState.UNKNOWN and not self.home.reason:
+        while self.home.link is LinkState.UNKNOWN:
             await self.changed.wait()
 
     # -- life ------------------------------------------------------------------------------------
@@ -249,9 +264,15 @@ class GatewayLink:
                 view.statvfs = message.get("statvfs") or view.statvfs
             case "outcomes":
                 self.home.num_exec = message["num_exec"]
-        handler = self.handlers.get(kind)
-        if handler is not None:
-            nursery.start_soon(handler, message)
+        if kind in self.handlers:
+            nursery.start_soon(self._handle, message)
+
+    async def _handle(self, message: Message) -> None:
+        """A message that can't be served now (the cache's disk is full, say) ends nothing."""
+        try:
+            await self.handlers[message["type"]](message)
+        except (OSError, sqlite3.Error) as exc:
+            log.error("%s: %s", message["type"], exc)
 
     def _set_link(self, link: LinkState, reason: str, hint: str) -> None:
         self.home.link, self.home.reason, self.home.hint = link, reason, hint
@@ -266,6 +287,8 @@ class GatewayLink:
         """Without a gateway nothing is known of home."""
         self.home.executing = 0
         self._set_link(LinkState.UNKNOWN, reason, "")
+        for request in self._requests.values():
+            request.orphaned = True
         self._fail_requests()
 
     async def stop(self) -> None:

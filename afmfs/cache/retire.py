@@ -76,9 +76,7 @@ class Retirement:
             last[ino] = max(number, last.get(ino, 0))
         # An outcome that was retired before a restart says nothing new.
         now = {row[0] for row in gone}
-        stamps = {
-            o[2]: o for o in outcomes if o[1] in now and o[6] == "done" and o[4] is not None
-        }
+        stamps = {o[2]: o for o in outcomes if o[1] in now and o[6] == "done" and o[4] is not None}
         for outcome in outcomes:
             if outcome[6] == "unrepresentable":
                 self._record_unrepresentable(outcome)

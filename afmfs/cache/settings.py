@@ -13,6 +13,7 @@ from afmfs.cache.lock import CacheLock
 from afmfs.cache.store import Store
 from afmfs.errors import Refused
 from afmfs.model.blocks import DEFAULT_BLOCK
+from afmfs.model.entry import ROOT
 from afmfs.model.target import parse_target
 from afmfs.model.tunables import MountOptions, Tunables
 
@@ -35,7 +36,6 @@ class Settings:
     block_size: int
     tunables: Tunables
     home_number: int
-    first: bool  # home has never been reached: the marker may be made
     takeover: bool = False
     read_only: bool = False
     mode: str = "sw"
@@ -102,7 +102,7 @@ def settle(store: Store, target: str | None, mountpoint: Path, options: MountOpt
     given = None if target in (None, "none") else _canonical(str(target))
     if given is None and known is None:
         raise Refused(f"{cache} is a new cache: name the TARGET to cache")
-    if given and known and given != known:
+    if given and known and given != known and store.inode(ROOT) is not None:
         raise Refused(
             f"{cache} caches {known}, not {given}. To give it a new home, mount it with TARGET"
             " `none` and use `afmctl DEVICE failover --new-target`; for another fileset, give"
@@ -131,7 +131,6 @@ def settle(store: Store, target: str | None, mountpoint: Path, options: MountOpt
         block_size=block,
         tunables=tunables,
         home_number=int(store.get("home") or 1),
-        first=store.inode(1) is None,
         takeover=options.takeover,
         read_only=options.ro,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
@@ -22,6 +24,7 @@ from afmfs.cache.store import connect_read_only
 from afmfs.errors import Refused
 from afmfs.gateway.protocol import Message
 from afmfs.model import blocks
+from afmfs.model.entry import ROOT
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
     from afmfs.cache.settings import Settings
     from afmfs.cache.store import Store
     from afmfs.cache.validity import Validity
+
+log = logging.getLogger(__name__)
 
 EVENTS_KEPT = 10_000
 DIRTY_EXACT = 20_000
@@ -62,6 +67,7 @@ class Steering:
         self.recovering = False
         self.connected_since = ""
         self.last_error = ""
+        self._claimed = False  # home was reached, its marker is ours
         self.settled_through = 0  # as the gateway said
         self.flush_through = 0
         self._forgettable = 0  # outcomes whose retirement the running durable point covers
@@ -251,8 +257,9 @@ class Steering:
             "identity": settings.identity,
             "target": settings.target,
             "counter": int(self._store.get("counter", 1)),
-            "takeover": settings.takeover,
-            "first": settings.first,
+            # Both hold for the first greeting alone: a marker that is gone later is not made anew.
+            "takeover": settings.takeover and not self._claimed,
+            "first": self._store.inode(ROOT) is None,
             "cache": str(settings.cache),
             "fileset": settings.fileset,
             "owner": {
@@ -274,6 +281,7 @@ class Steering:
         }
 
     async def _on_connected(self, message: Message) -> None:
+        self._claimed = True
         self.connected_since = queue_report.rfc3339(time.time_ns())
         with self._store as store:
             store.put("statvfs", json.dumps(message["statvfs"]))
@@ -301,7 +309,13 @@ class Steering:
         self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
 
     async def _on_outcomes(self, message: Message) -> None:
-        await self._retirement.take_over()
+        while True:
+            try:
+                await self._retirement.take_over()
+                return
+            except sqlite3.Error as exc:  # a full disk: outcomes stay in gateway.db
+                log.error("outcomes can't be taken over yet: %s", exc)
+                await trio.sleep(1)
 
     async def _on_inconsistent(self, message: Message) -> None:
         """Durable before anything else is replayed; the gateway waits for `run`."""
