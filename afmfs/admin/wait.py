@@ -17,6 +17,10 @@ AWAY_SECONDS = 10.0
 """How long home may be away before waiting for it is given up: the longest time between two probes.
 A home that has just come back is not given up before the gateway has looked."""
 
+SETTLED_SECONDS = 0.5
+"""How long "only requeued entries are left" has to hold: what the gateway said before it heard of a
+flush or a `resumeRequeued` may still be under way."""
+
 _FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.05, 1.3, 0.5
 
 
@@ -33,10 +37,10 @@ class Verdict:
     text: str = ""
 
 
-def verdict(status: Status, through: int, away_seconds: float) -> Verdict | None:
+def verdict(status: Status, through: int, stuck_seconds: float) -> Verdict | None:
     """Whether the wait for the entries up to `through` is over; None if it isn't.
 
-    `away_seconds`: for how long home has been away.
+    `stuck_seconds`: for how long `stuck` has been true.
     """
     gone = status.flushed_through >= through
     if gone and (status.queue_length or status.state in (State.ACTIVE, State.INACTIVE)):
@@ -44,10 +48,18 @@ def verdict(status: Status, through: int, away_seconds: float) -> Verdict | None
     if status.state in (State.STOPPED, State.NEEDS_RESYNC):
         return Verdict(False, _why(status, through))
     if status.state in AWAY:
-        return Verdict(False, _why(status, through)) if away_seconds >= AWAY_SECONDS else None
-    if not gone and status.requeued and status.settled_through >= through:
+        return Verdict(False, _why(status, through)) if stuck_seconds >= AWAY_SECONDS else None
+    if stuck(status, through) and stuck_seconds >= SETTLED_SECONDS:
         return Verdict(False, requeued_text(status))
     return None
+
+
+def stuck(status: Status, through: int) -> bool:
+    """Whether nothing up to `through` goes at this moment, which may pass by itself."""
+    if status.state in AWAY:
+        return True
+    gone = status.flushed_through >= through
+    return not gone and status.requeued > 0 and status.settled_through >= through
 
 
 def _why(status: Status, through: int) -> str:
@@ -67,11 +79,15 @@ def wait(
 ) -> Verdict:
     """Wait for the entries up to `through`. `read` gives the newest status; what it raises ends
     the wait."""
-    started, away_since = clock.now(), None
+    started = clock.now()
+    stuck_since: float | None = None
     for pause in pauses():
         status, now = read(), clock.now()
-        away_since = (away_since or now) if status.state in AWAY else None
-        found = verdict(status, through, now - away_since if away_since else 0.0)
+        if not stuck(status, through):
+            stuck_since = None
+        elif stuck_since is None:
+            stuck_since = now
+        found = verdict(status, through, 0.0 if stuck_since is None else now - stuck_since)
         if found is not None:
             return found
         show(status)

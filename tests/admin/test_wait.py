@@ -56,6 +56,7 @@ def test_over_and_well(status: Status) -> None:
         replace(DIRTY, state="Disconnected"),  # not for long yet
         replace(DIRTY, requeued=1),
         replace(DIRTY, requeued=1, settled_through=9),
+        replace(DIRTY, requeued=1, settled_through=10),  # not for long yet
         replace(GONE, state="FlushOnly"),  # 0 promises that the state is Active
     ],
 )
@@ -120,6 +121,13 @@ def test_home_that_stays_away_ends_the_wait() -> None:
     found = wait(lambda: replace(DIRTY, state="Disconnected", reason="EIO"), 10, None, clock)
     assert found.text == "3 pending, sw1 is Disconnected (EIO)"
     assert AWAY_SECONDS <= clock.time - 100 < AWAY_SECONDS + 1
+
+
+def test_what_the_gateway_said_before_it_heard_of_the_flush_ends_no_wait() -> None:
+    clock = FakeClock()
+    stale = replace(DIRTY, requeued=1, settled_through=10)
+    statuses = iter([stale, stale, replace(DIRTY, requeued=1), replace(DIRTY, requeued=1), GONE])
+    assert wait(lambda: next(statuses), 10, None, clock).ok
 
 
 def test_what_the_bar_says() -> None:
