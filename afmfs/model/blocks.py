@@ -1,0 +1,31 @@
+"""Block arithmetic: block n of a file covers bytes [n * block, (n + 1) * block)."""
+
+from __future__ import annotations
+
+MIN_BLOCK = 4 << 10
+MAX_BLOCK = 16 << 20
+DEFAULT_BLOCK = 1 << 20
+
+
+def count(size: int, block: int) -> int:
+    """Blocks of a file of `size` bytes; the last may be short."""
+    return -(-size // block)
+
+
+def touched(start: int, end: int, block: int) -> range:
+    """Blocks that hold a byte of [start, end)."""
+    return range(start // block, count(end, block)) if start < end else range(0)
+
+
+def covered(start: int, end: int, size: int, block: int) -> range:
+    """Blocks every byte of which below `size` lies in [start, end).
+
+    The short last block counts as covered when the range reaches the end of the file.
+    """
+    last = count(end, block) if end >= size else end // block
+    return range(count(start, block), max(count(start, block), last))
+
+
+def bounds(number: int, size: int, block: int) -> tuple[int, int]:
+    """Byte range of a block, cut at the end of the file."""
+    return number * block, min((number + 1) * block, size)
