@@ -1,0 +1,70 @@
+"""The engine answers like a plain directory: as the test on the mount, and often enough to be rare.
+
+AFMFS_ENGINE_EXAMPLES sets how many programs are run (200).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.harness.engine import Engine
+from tests.harness.files import EngineFiles
+from tests.harness.machine import MACHINE_SETTINGS, TreeMachine, fill
+from tests.harness.trees import differences, snapshot
+
+EXAMPLES = int(os.environ.get("AFMFS_ENGINE_EXAMPLES", "200"))
+
+
+class EngineTree:
+    """A fileset of its own for each program."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        fill(base / "home")
+        options = ("block_size=64K", "async_delay=1", "durable_interval=1")
+        self.engine = Engine(base / "home", base, *options)
+        self.engine.start()
+        self._attach()
+
+    def _attach(self) -> None:
+        self.files = EngineFiles(self.engine.fileset, self.engine.call)
+
+    def flush(self) -> None:
+        self.engine.flush()
+
+    def restart(self, *, crash: bool) -> None:
+        self.engine.stop()
+        self.engine.start()
+        self._attach()
+
+    def check(self, plain: Path) -> None:
+        """Home, after the flush, is the plain tree; its times are the engine's."""
+        at_home = snapshot(self.engine.home)
+        assert differences(snapshot(plain), at_home, ignore=["mtime"]) == []
+        for path, node in at_home.items():
+            assert self.files.walk(path).mtime == node.mtime, path
+        assert self.engine.fileset.status().state == "Active"
+
+    def close(self) -> None:
+        self.engine.stop()
+        shutil.rmtree(self.base)
+
+
+def test_the_engine_answers_like_a_plain_directory(tmp_path: Path) -> None:
+    numbers = itertools.count()
+    plain = tmp_path / "plain"
+
+    class Machine(TreeMachine):
+        def begin(self) -> None:
+            shutil.rmtree(plain, ignore_errors=True)
+            fill(plain)
+            self.plain_root = plain
+            self.tested = EngineTree(tmp_path / f"engine{next(numbers)}")
+
+    run_state_machine_as_test(Machine, settings=settings(MACHINE_SETTINGS, max_examples=EXAMPLES))
