@@ -1,0 +1,303 @@
+"""gateway.db: what the gateway must know after a crash about what it did at home.
+
+An entry is in one of these places: nowhere (still to do), `flight` (being executed, or in doubt),
+`outcome` (executed; waits until the mount process has durably retired it), `requeued` (home refused
+it for now; where it may be partly executed it stays in `flight` as well). Every change is one
+transaction, durable on return (synchronous=FULL). Tables are mirrored in memory, so that questions
+cost no SQL. Any thread may call; one lock.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from afmfs.gateway.stamp import Stamp
+
+VERSION = 1
+
+DONE, UNREPRESENTABLE, DROPPED = "done", "unrepresentable", "dropped"
+
+_SCHEMA = """
+CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
+CREATE TABLE outcome (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id, ino, home_size, home_mtime, home_ino,
+    result TEXT, errno);
+CREATE TABLE requeued (
+    id INTEGER PRIMARY KEY, errno, reason TEXT, tries, next_try_ns, since_ns, pushing);
+CREATE TABLE state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+# flight.batch: entries that were taken off together. What is in doubt is settled batch by batch:
+# merged differently from the first time, it could miss a name that the first time made.
+# outcome.home_*: the stamp, NULL where the entry touched no content or attributes.
+# requeued.pushing: 1 if the entry may be partly executed.
+
+
+class Outcome(NamedTuple):
+    id: int
+    ino: int
+    stamp: Stamp | None = None
+    result: str = DONE
+    errno: int | None = None  # why it is unrepresentable
+
+
+class Requeued(NamedTuple):
+    id: int
+    errno: int
+    reason: str
+    tries: int
+    next_try_ns: int  # wall clock
+    since_ns: int  # when it failed first
+    pushing: bool
+
+
+class AlreadyRunning(Exception):
+    """Another gateway holds this home's journal."""
+
+
+class Journal:
+    """Raises AlreadyRunning, or sqlite3.DatabaseError where the file is damaged."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = _lock(directory / "lock")
+        try:
+            self._db = _connect(directory / "gateway.db")
+        except BaseException:
+            os.close(self._lock_fd)
+            raise
+        self._lock = threading.Lock()
+        self._flight: dict[int, int] = dict(self._db.execute("SELECT id, batch FROM flight"))
+        self._requeued = {
+            r[0]: Requeued(r[0], r[1], r[2], r[3], r[4], r[5], bool(r[6]))
+            for r in self._db.execute("SELECT * FROM requeued")
+        }
+        self._outcomes: dict[int, Outcome] = {}  # by seq, ascending
+        self._executed: dict[int, int] = {}  # entry -> seq
+        self._stamps: dict[int, tuple[int, Stamp]] = {}  # inode -> its newest (seq, stamp)
+        self._unheld: dict[int, int] = {}  # inode -> errno; kept after it is forgotten
+        for seq, *row in self._db.execute(
+            "SELECT seq, id, ino, home_size, home_mtime, home_ino, result, errno FROM outcome"
+            " ORDER BY seq"
+        ):
+            stamp = None if row[3] is None else Stamp(*row[2:5])
+            self._remember(seq, Outcome(row[0], row[1], stamp, row[5], row[6]))
+        used = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='outcome'").fetchone()
+        self._next_seq = 1 + (used[0] if used else 0)
+        self.forgotten = 0
+        """Raised whenever outcomes are forgotten. Who reads queue rows and then asks which of them
+        are executed must find it unchanged: a row seen before its retirement would look undone."""
+
+    def _remember(self, seq: int, outcome: Outcome) -> None:
+        self._outcomes[seq] = outcome
+        self._executed[outcome.id] = seq
+        if outcome.stamp is not None:
+            self._stamps[outcome.ino] = seq, outcome.stamp
+        if outcome.result == UNREPRESENTABLE and outcome.stamp is None:
+            self._unheld[outcome.ino] = outcome.errno or errno.EINVAL
+
+    # -- questions -------------------------------------------------------------------------------
+
+    @property
+    def seq(self) -> int:
+        """The newest outcome's number; 0 if all are forgotten."""
+        with self._lock:
+            return next(reversed(self._outcomes), 0)
+
+    def executed(self, entry: int) -> bool:
+        """Whether an outcome of the entry is recorded and not forgotten."""
+        return entry in self._executed
+
+    def in_flight(self, entry: int) -> bool:
+        return entry in self._flight
+
+    def flights(self) -> dict[int, list[int]]:
+        """Entries in flight by batch, oldest batch first, entries ascending."""
+        with self._lock:
+            pairs = sorted((batch, entry) for entry, batch in self._flight.items())
+        found: dict[int, list[int]] = {}
+        for batch, entry in pairs:
+            found.setdefault(batch, []).append(entry)
+        return found
+
+    def requeued(self) -> dict[int, Requeued]:
+        with self._lock:
+            return dict(self._requeued)
+
+    def stamp(self, ino: int) -> Stamp | None:
+        """The newest version of the inode that an unforgotten outcome tells of."""
+        found = self._stamps.get(ino)
+        return None if found is None else found[1]
+
+    def unheld(self, ino: int) -> int | None:
+        """The errno of an unforgotten outcome that says that home can't hold something of it."""
+        return self._unheld.get(ino)
+
+    def get(self, key: str) -> Any:
+        with self._lock:
+            row = self._db.execute("SELECT value FROM state WHERE key=?", (key,)).fetchone()
+        return None if row is None else row[0]
+
+    # -- changes, each durable on return ---------------------------------------------------------
+
+    def put(self, key: str, value: Any) -> None:
+        """Keep a value under a name; None removes it."""
+        with self._lock, self._transaction() as db:
+            if value is None:
+                db.execute("DELETE FROM state WHERE key=?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (key, value))
+
+    def take_off(self, entries: Iterable[int]) -> None:
+        """Entries are about to be executed: from here on they may have been (in-flight)."""
+        with self._lock:
+            new = [entry for entry in entries if entry not in self._flight]
+            if not new:
+                return
+            batch = max(self._flight.values(), default=0) + 1
+            with self._transaction() as db:
+                db.executemany("INSERT INTO flight VALUES (?,?)", ((entry, batch) for entry in new))
+            self._flight.update((entry, batch) for entry in new)
+
+    def land(
+        self,
+        outcomes: Iterable[Outcome],
+        requeued: Iterable[Requeued] = (),
+        untouched: Iterable[int] = (),
+    ) -> int:
+        """Record in one transaction what became of a batch; the newest outcome's number.
+
+        `requeued` entries leave the flight unless they may be partly executed; `untouched` ones
+        were certainly not executed and are as they were before.
+        """
+        outcomes, requeued, untouched = list(outcomes), list(requeued), list(untouched)
+        gone = [o.id for o in outcomes] + [r.id for r in requeued if not r.pushing] + untouched
+        with self._lock:
+            first = self._next_seq
+            with self._transaction() as db:
+                db.executemany(
+                    _INSERT, map(_columns, range(first, first + len(outcomes)), outcomes)
+                )
+                db.executemany(
+                    "DELETE FROM flight WHERE id=?", [(i,) for i in gone if i in self._flight]
+                )
+                db.executemany(
+                    "DELETE FROM requeued WHERE id=?",
+                    [(o.id,) for o in outcomes if o.id in self._requeued],
+                )
+                db.executemany("INSERT OR REPLACE INTO requeued VALUES (?,?,?,?,?,?,?)", requeued)
+            self._next_seq += len(outcomes)
+            for seq, outcome in enumerate(outcomes, first):
+                self._remember(seq, outcome)
+                self._requeued.pop(outcome.id, None)
+            for entry in gone:
+                self._flight.pop(entry, None)
+            self._requeued.update((r.id, r) for r in requeued)
+            return next(reversed(self._outcomes), 0)
+
+    def never_executed(self, entries: Iterable[int]) -> None:
+        """The queue does not hold these any more though they never got an outcome: power loss took
+        their rows back before the durable point that would have let them be executed."""
+        gone = [(entry,) for entry in entries]
+        with self._lock:
+            with self._transaction() as db:
+                db.executemany("DELETE FROM flight WHERE id=?", gone)
+                db.executemany("DELETE FROM requeued WHERE id=?", gone)
+            for (entry,) in gone:
+                self._flight.pop(entry, None)
+                self._requeued.pop(entry, None)
+
+    def resume(self, now_ns: int) -> None:
+        """All requeued entries may be tried at once. Not durable by itself: a wish, not a fact."""
+        with self._lock:
+            self._requeued = {
+                i: r._replace(next_try_ns=min(r.next_try_ns, now_ns))
+                for i, r in self._requeued.items()
+            }
+
+    def forget(self, seq: int) -> None:
+        """Outcomes up to `seq` are durably retired (forget-after-durable)."""
+        with self._lock:
+            gone: list[tuple[int, Outcome]] = []
+            for number, outcome in self._outcomes.items():
+                if number > seq:
+                    break
+                gone.append((number, outcome))
+            if not gone:
+                return
+            with self._transaction() as db:
+                db.execute("DELETE FROM outcome WHERE seq<=?", (seq,))
+            self.forgotten += 1  # before the memory changes: a reader that starts now starts again
+            for number, outcome in gone:
+                del self._outcomes[number]
+                if self._executed.get(outcome.id) == number:
+                    del self._executed[outcome.id]
+                newest = self._stamps.get(outcome.ino)
+                if newest is not None and newest[0] <= seq:
+                    del self._stamps[outcome.ino]
+
+    def _transaction(self) -> _Transaction:
+        return _Transaction(self._db)
+
+    def close(self) -> None:
+        """Close the database and give up the lock. Nothing may be called afterwards."""
+        with self._lock:
+            self._db.close()
+            os.close(self._lock_fd)
+
+
+class _Transaction:
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._db.execute("BEGIN IMMEDIATE")
+        return self._db
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            if kind is None:
+                self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+
+_INSERT = (
+    "INSERT INTO outcome (seq, id, ino, home_size, home_mtime, home_ino, result, errno)"
+    " VALUES (?,?,?,?,?,?,?,?)"
+)
+
+
+def _columns(seq: int, outcome: Outcome) -> tuple[Any, ...]:
+    stamp = outcome.stamp or (None, None, None)
+    return seq, outcome.id, outcome.ino, *stamp, outcome.result, outcome.errno
+
+
+def _lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        os.close(fd)
+        raise AlreadyRunning(f"another gateway holds {path}") from exc
+    return fd
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+        db.execute(f"PRAGMA {pragma}")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+    elif version != VERSION:
+        db.close()
+        raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
+    return db

@@ -1,0 +1,208 @@
+"""Bytes from a blob into an open file at home, holes included.
+
+What the blob does not store reads as zeros: a hole in it, and everything beyond its end. At home a
+hole is made, not zeros written, where home can do that. Data moves inside the kernel where it can.
+Errors of home's file are plain OSErrors; those of the blob are BlobError, so that the cache's disk
+is never taken for home.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+
+from afmfs.gateway.view import Row, Sources, View
+from afmfs.model.ranges import Ranges
+
+SMALL = 64 << 10
+"""Up to here a read and a write cost less than asking for holes and copying in the kernel."""
+
+STEP = 8 << 20
+"""Bytes moved by one call: between two of them a sign of life can be given."""
+
+PAGE = bytes(4096)
+"""Holes are no smaller than this on any file system."""
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+_CANNOT = frozenset(
+    {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
+)
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
+
+
+class BlobError(Exception):
+    """The cache's own copy can't be read."""
+
+    def __init__(self, exc: OSError) -> None:
+        super().__init__(f"the cache's own copy can't be read: {exc.strerror}")
+        self.errno = exc.errno or errno.EIO
+
+
+def push(
+    view: View, ino: int, row: Row | None, ranges: Ranges, fd: int, size: int
+) -> tuple[Row | None, int]:
+    """Bring `ranges` of the inode into home's file `fd`, which is `size` bytes long.
+
+    Only what is valid here is pushed; what is neither valid nor beyond all that home has is left as
+    it is at home. The file grows where a range ends beyond its end. Returns the row that was used
+    (None if the inode is gone, and nothing was pushed) and the size of home's file. `row` spares a
+    query where it is current.
+    """
+    while True:
+        sources = view.sources(ino, ranges, row)
+        if sources is None:
+            return None, size
+        blob = view.open_blob(ino, sources.row.gen)
+        if blob is None and sources.row.gen:
+            row = view.row(ino)
+            if row is not None and row.gen != sources.row.gen:
+                continue  # truncated and written again meanwhile: another blob has the bytes
+        try:
+            return sources.row, _push_all(sources, blob, fd, size)
+        finally:
+            if blob is not None:
+                os.close(blob)
+
+
+def _push_all(sources: Sources, blob: int | None, fd: int, end: int) -> int:
+    for start, stop in sources.valid:
+        if blob is None:
+            make_hole(fd, start, stop, end)
+        elif stop - start <= SMALL:
+            _push_small(blob, fd, start, stop, end)
+        else:
+            _push_sparse(blob, fd, start, stop, end)
+        end = max(end, stop)
+    for start, stop in sources.zeros:
+        make_hole(fd, start, stop, end)
+        end = max(end, stop)
+    return end
+
+
+def _push_small(blob: int, fd: int, start: int, stop: int, size: int) -> None:
+    try:
+        data = os.pread(blob, stop - start, start)
+    except OSError as exc:
+        raise BlobError(exc) from exc
+    if len(data) < stop - start or PAGE in data or not data.strip(b"\0"):
+        _push_sparse(blob, fd, start, stop, size)  # may be a hole: find out
+    else:
+        write_all(fd, data, start)
+
+
+def _push_sparse(blob: int, fd: int, start: int, stop: int, size: int) -> None:
+    position = start
+    for first, end in stored(blob, start, stop):
+        make_hole(fd, position, first, size)
+        copy(blob, fd, first, end)
+        position, size = end, max(size, end)
+    make_hole(fd, position, stop, size)
+
+
+def stored(blob: int, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The parts of [start, stop) that the blob has data for."""
+    position = start
+    while position < stop:
+        try:
+            first = os.lseek(blob, position, os.SEEK_DATA)
+            if first >= stop:
+                return
+            position = min(os.lseek(blob, first, os.SEEK_HOLE), stop)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return  # no data from here on
+            raise BlobError(exc) from exc
+        yield first, position
+
+
+def make_hole(fd: int, start: int, stop: int, size: int) -> None:
+    """[start, stop) reads as zeros afterwards; `size` is what home's file has now.
+
+    Beyond its end nothing is stored: it only grows.
+    """
+    if start >= stop:
+        return
+    inside = min(stop, size)
+    if start < inside and _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, inside - start) != 0:
+        code = ctypes.get_errno()
+        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise OSError(code, os.strerror(code))
+        position = start
+        while position < inside:
+            count = min(len(_ZEROS), inside - position)
+            write_all(fd, _ZEROS[:count], position)
+            position += count
+    if stop > size:
+        os.ftruncate(fd, stop)
+
+
+_ZEROS = memoryview(bytes(1 << 20))
+
+
+def copy(blob: int, fd: int, start: int, stop: int) -> None:
+    """The blob's bytes [start, stop), all of which it stores, to the same place in `fd`."""
+    if stop - start > SMALL:
+        start = _copy_in_kernel(blob, fd, start, stop)
+    while start < stop:
+        try:
+            data = os.pread(blob, min(stop - start, 1 << 20), start)
+        except OSError as exc:
+            raise BlobError(exc) from exc
+        if not data:
+            os.ftruncate(fd, max(stop, os.fstat(fd).st_size))  # cut since: the rest is zeros
+            return
+        write_all(fd, data, start)
+        start += len(data)
+
+
+def _copy_in_kernel(blob: int, fd: int, start: int, stop: int) -> int:
+    """Copy by copy_file_range, else sendfile, as far as they go; returns where they stopped.
+
+    An error is left to the plain copy, which meets it again and knows whose it is.
+    """
+    try:
+        while start < stop:
+            done = os.copy_file_range(blob, fd, min(stop - start, STEP), start, start)
+            if not done:
+                return start
+            start += done
+        return start
+    except OSError as exc:
+        if exc.errno not in _CANNOT:
+            return start
+    try:
+        os.lseek(fd, start, os.SEEK_SET)
+        while start < stop:
+            done = os.sendfile(fd, blob, start, min(stop - start, STEP))
+            if not done:
+                return start
+            start += done
+    except OSError:
+        pass
+    return start
+
+
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    done = os.pwrite(fd, data, offset)
+    while done < len(data):
+        done += os.pwrite(fd, memoryview(data)[done:], offset + done)
+
+
+def agrees(blob: int | None, fd: int, ranges: Ranges) -> bool:
+    """Whether home's file holds the same bytes as the blob in all of `ranges`."""
+    for start, stop in ranges:
+        position = start
+        while position < stop:
+            count = min(1 << 20, stop - position)
+            theirs = os.pread(fd, count, position)
+            try:
+                ours = b"" if blob is None else os.pread(blob, count, position)
+            except OSError as exc:
+                raise BlobError(exc) from exc
+            if len(theirs) != count or ours.ljust(count, b"\0") != theirs:
+                return False
+            position += count
+    return True
