@@ -1,0 +1,264 @@
+"""Whether home can be reached: connecting, probing at most ten seconds apart, and saying so.
+
+One thread connects and probes. The others open home for a batch or a fetch; what they meet ends the
+connection for all. A probe that hangs is a probe that failed: home is away until it comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic, perf_counter
+from typing import Any
+
+from afmfs.gateway.connection import Connection, Remounted, connect
+from afmfs.gateway.home import Home
+from afmfs.gateway.marker import Claim, Forbidden, Marker
+from afmfs.gateway.protocol import Message
+from afmfs.gateway.trouble import HomeAway
+from afmfs.model.properties import Properties
+from afmfs.model.target import parse_target
+
+log = logging.getLogger(__name__)
+
+RETRIES_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses between attempts to connect; the last one repeats."""
+
+PROBE_S = 10.0
+"""Between two probes of a home that is up."""
+
+SILENCE_S = 2.0
+"""A call to home that has not returned for so long has home probed."""
+
+HANGS_S = 3.0
+"""A probe that has not returned for so long has failed."""
+
+_CALLS = 15
+"""Calls to home that one probe takes, about."""
+
+Send = Callable[[Message], None]
+
+
+class Contact:
+    def __init__(self, hello: Message, send: Send, observe: Callable[[float], None]) -> None:
+        self._path = parse_target(hello["target"])
+        self._claim = _claim(hello)
+        self._send, self._observe = send, observe
+        self._changed = threading.Condition()
+        self._connection: Connection | None = None
+        self._properties: Properties | None = None  # of the last connection
+        self._away: HomeAway | None = HomeAway("Disconnected", "home was not reached yet")
+        self._told: Message | None = None  # the last that was said of home's being away
+        self._busy = 0  # threads at work at home
+        self._life = 0.0  # when a call of theirs last returned
+        self._probing: float | None = None  # since when
+        self._probed = 0.0  # when the last probe ended
+        self._pulsed = 0.0
+        self._probe_now = self._stopping = False
+        self.statvfs: dict[str, int] = {}
+        self.up_again: Callable[[], None] = lambda: None
+
+    # -- for those who need home -----------------------------------------------------------------
+
+    @property
+    def is_up(self) -> bool:
+        return self._away is None
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Connection, Home]]:
+        """Home, open for one batch or one fetch; HomeAway if it isn't there.
+
+        A HomeAway that is raised inside ends the connection.
+        """
+        connection, away = self._connection, self._away
+        if connection is None or away is not None:
+            away = away or HomeAway("Disconnected", "home was not reached yet")
+            raise HomeAway(away.state, away.reason)
+        with self._changed:
+            self._busy += 1
+            self._life = monotonic()
+        try:
+            with connection.opened() as home:
+                yield connection, home
+        except HomeAway as trouble:
+            self.lost(trouble, connection)
+            raise
+        finally:
+            with self._changed:
+                self._busy -= 1
+
+    def pulse(self) -> None:
+        """A call to home has returned: a sign of life, told a few times a second at most."""
+        self._life = now = monotonic()
+        if now - self._pulsed >= 0.25:
+            self._pulsed = now
+            self._send({"type": "alive"})
+
+    def lost(self, trouble: HomeAway, connection: Connection | None = None) -> None:
+        """Home went away, as far as `connection` goes (None: whichever)."""
+        with self._changed:
+            if connection is not None and connection is not self._connection:
+                return  # of an earlier connection
+            self._connection = None
+            self._away = trouble
+            self._probe_now = True
+            self._changed.notify_all()
+        if not isinstance(trouble, Remounted):
+            self._tell_away(trouble)
+
+    def _tell_away(self, trouble: HomeAway) -> None:
+        message: Message = {"type": "away", "state": trouble.state, "reason": trouble.reason}
+        self._tell(message)
+
+    def _tell(self, message: Message) -> None:
+        if message != self._told:
+            self._told = message
+            self._send(message)
+
+    # -- the prober ------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Connect and probe until stopped."""
+        failures = 0
+        while not self._stopping:
+            if self._connection is None:
+                failures = 0 if self._connect() else failures + 1
+                pause = PROBE_S if not failures else RETRIES_S[min(failures, len(RETRIES_S)) - 1]
+            else:
+                self._probe()
+                pause = PROBE_S if self._connection is not None else 0.0
+            with self._changed:
+                if pause and not self._probe_now:
+                    self._changed.wait(pause)
+                self._probe_now = False
+
+    def _connect(self) -> bool:
+        self._probing = start = monotonic()
+        try:
+            connection = connect(self._path, self._claim, self._properties)
+            with connection.opened() as home:
+                self._look(home)
+                st = os.fstat(home.readable)
+        except Forbidden as exc:
+            self._away = HomeAway("Unmounted", exc.reason)
+            self._tell({"type": "refused", "reason": exc.reason, "hint": exc.hint})
+            return False
+        except HomeAway as trouble:
+            self._away = trouble
+            self._tell_away(trouble)
+            return False
+        except OSError as exc:
+            self._away = HomeAway("Disconnected", f"{os.fsdecode(self._path)}: {exc.strerror}")
+            self._tell_away(self._away)
+            return False
+        finally:
+            self._probing, self._probed = None, monotonic()
+        self._observe((monotonic() - start) / _CALLS)
+        # Said once: said again later, they would seize what was taken or wiped since.
+        self._claim = Claim(self._claim.ours, tokens=self._claim.tokens)
+        with self._changed:
+            self._connection, self._properties = connection, connection.properties
+        self._tell_connected(connection, st)
+        return True
+
+    def _tell_connected(self, connection: Connection, st: os.stat_result) -> None:
+        self._away = self._told = None
+        self._send(
+            {
+                "type": "connected",
+                "properties": connection.properties.to_dict(),
+                "statvfs": self.statvfs,
+                "home_st": _map(st),
+            }
+        )
+        self.up_again()
+
+    def _probe(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        self._probing, start = monotonic(), perf_counter()
+        try:
+            with connection.opened() as home:
+                connection.check(home)
+                self._look(home)
+                st = os.fstat(home.readable)
+        except HomeAway as trouble:
+            self.lost(trouble, connection)
+            return
+        except OSError as exc:
+            self.lost(HomeAway("Disconnected", f"home: {exc.strerror}"), connection)
+            return
+        finally:
+            self._probing, self._probed = None, monotonic()
+        self._observe((perf_counter() - start) / _CALLS)
+        if self._away is not None and self._connection is connection:
+            self._tell_connected(connection, st)  # it hung, and has come back
+
+    def _look(self, home: Home) -> None:
+        found = home.statvfs()
+        self.statvfs = {
+            "bsize": found.f_frsize,
+            "blocks": found.f_blocks,
+            "bfree": found.f_bfree,
+            "bavail": found.f_bavail,
+            "files": found.f_files,
+            "ffree": found.f_ffree,
+            "favail": found.f_favail,
+            "namemax": found.f_namemax,
+        }
+
+    def tick(self) -> None:
+        """Called every half second by a thread that never touches home: notices what hangs."""
+        now = monotonic()
+        probing = self._probing
+        if probing is not None and now - probing > HANGS_S and self._told is None:
+            trouble = HomeAway("Disconnected", f"{os.fsdecode(self._path)} does not answer")
+            self._away = trouble
+            self._tell_away(trouble)
+            return
+        silent = now - max(self._life, self._probed) > SILENCE_S
+        if silent and self._busy and probing is None and self._away is None:
+            self.probe_now()
+
+    def probe_now(self) -> None:
+        with self._changed:
+            self._probe_now = True
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+
+def _claim(hello: Message) -> Claim:
+    """What the cache may do with home's marker."""
+    identity, owner = hello["identity"], hello["owner"]
+    fileset = str(hello.get("fileset") or owner.get("fileset") or "")
+    token = str(hello.get("token") or uuid.uuid4().hex)
+    ours = Marker(identity, fileset, hello["counter"], token, owner)
+    return Claim(
+        ours,
+        first=bool(hello.get("first")),
+        takeover=bool(hello.get("takeover")),
+        tokens=tuple(hello.get("tokens") or ()),
+    )
+
+
+def _map(st: os.stat_result) -> dict[str, Any]:
+    return {
+        "mode": stat.S_IFDIR | stat.S_IMODE(st.st_mode),
+        "uid": st.st_uid,
+        "gid": st.st_gid,
+        "nlink": st.st_nlink,
+        "size": st.st_size,
+        "atime": st.st_atime_ns,
+        "mtime": st.st_mtime_ns,
+        "ctime": st.st_ctime_ns,
+        "ino": st.st_ino,
+    }

@@ -1,0 +1,174 @@
+"""The gateway as one object: messages in, messages out, threads in between.
+
+It is the same within a process of its own (process.py) and beside a test's mount process: `send` is
+all that it needs of the world. The first message says hello; nothing runs before it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from afmfs.gateway.contact import Contact
+from afmfs.gateway.fetch import Fetches
+from afmfs.gateway.journal import AlreadyRunning, Journal
+from afmfs.gateway.progress import Progress
+from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
+from afmfs.gateway.replay import Replay
+from afmfs.gateway.threads import Threads
+from afmfs.gateway.view import View
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5
+STATUS_TICKS = 4
+"""Ticks between two status messages that nothing but time has caused."""
+
+Send = Callable[[Message, Sequence[int]], None]
+
+
+class Gateway:
+    """Raises nothing after `start`: what goes wrong is told to `send`, or ends it (`crashed`)."""
+
+    def __init__(self, cache: Path, home_number: int, send: Send) -> None:
+        self._cache, self._number, self._send_out = cache, home_number, send
+        self._engine: _Engine | None = None
+        self._stopping = threading.Event()
+        self.crashed: Callable[[], None] = lambda: None
+        """Called in the thread that can't go on."""
+
+    def start(self) -> None:
+        """Ready for the first message."""
+        self._spawn(self._tick, "tick")
+
+    def receive(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """Take a message of the mount process. ProtocolError if it makes no sense."""
+        close_all(fds)  # no message to a gateway carries any
+        check(message)
+        if message["type"] == "hello":
+            self._begin(message)
+        elif self._engine is None:
+            raise ProtocolError(f"{message['type']!r} before hello")
+        else:
+            self._engine.take(message)
+
+    def _begin(self, hello: Message) -> None:
+        if self._engine is not None:
+            raise ProtocolError("a second hello")
+        try:
+            journal = Journal(self._cache / "gateway" / str(self._number))
+        except AlreadyRunning as exc:
+            self.send({"type": "away", "state": "Disconnected", "reason": str(exc)})
+            self.crashed()
+            return
+        self._engine = engine = _Engine(self._cache, journal, hello, self.send)
+        self._spawn(engine.contact.run, "probe")
+        self._spawn(engine.replay.run, "replay")
+
+    def send(self, message: Message, fds: Sequence[int] = ()) -> None:
+        """To the mount process; if that is gone, its end of the socket tells."""
+        try:
+            self._send_out(message, fds)
+        except OSError as exc:
+            log.debug("a %s message is not sent: %s", message["type"], exc)
+
+    def _spawn(self, run: Callable[[], None], name: str) -> None:
+        def guarded() -> None:
+            try:
+                run()
+            except Exception:
+                if not self._stopping.is_set():
+                    log.exception("%s: can't go on", name)
+                    self.crashed()
+
+        # Daemons: one that is stuck in a dead home must not keep the process.
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        if self._engine is not None:
+            self._engine.running.append(thread)
+
+    def _tick(self) -> None:
+        ticks = 0
+        while not self._stopping.wait(TICK_S):
+            if self._engine is not None:
+                self._engine.contact.tick()
+                ticks += 1
+                if ticks % STATUS_TICKS == 0:
+                    self._engine.replay.send_status()
+
+    def stop(self, within_s: float = 1.0) -> bool:
+        """End after the running operation; whether all threads ended in time, and the journal is
+        closed."""
+        self._stopping.set()
+        engine = self._engine
+        return engine is None or engine.stop(within_s)
+
+
+class _Engine:
+    """Everything that exists once hello was said."""
+
+    def __init__(self, cache: Path, journal: Journal, hello: Message, send: Send) -> None:
+        def say(message: Message) -> None:
+            send(message, ())
+
+        tunables = hello["tunables"]
+        self.running: list[threading.Thread] = []
+        self.journal = journal
+        self.view = View(cache, hello["block_size"])
+        self.progress = Progress(journal)
+        self.threads = Threads(int(tunables.get("flush_threads", 4)))
+        self.contact = Contact(hello, say, lambda call_s: self.threads.observe(6 * call_s))
+        self.replay = Replay(
+            self.view, journal, self.progress, self.contact, self.threads, say, hello
+        )
+        self.contact.up_again = self.replay.wake
+        self.fetches = Fetches(
+            self.view, self.progress, self.contact, send, self.replay.report,
+            with_xattrs=bool(tunables.get("xattrs", False)),
+        )  # fmt: skip
+
+    def take(self, message: Message) -> None:
+        replay = self.replay
+        match message["type"]:
+            case "fetch" | "list":
+                self.fetches.submit(message)
+            case "point_done":
+                replay.point_done(message["rid"], message["ok"])
+            case "wake":
+                replay.wake()
+            case "flush":
+                replay.flush(message["through"])
+            case "resume":
+                replay.resume()
+            case "run":
+                replay.run_state(stopped=message["stopped"], needs_resync=message["needs_resync"])
+            case "forget":
+                self.journal.forget(message["seq"])
+            case "drop":
+                replay.drop(message["rid"], message["id"])
+            case "bye":
+                self.replay.stop()
+            case other:
+                raise ProtocolError(f"{other!r} is not for a gateway")
+
+    def stop(self, within_s: float) -> bool:
+        self.replay.stop()
+        self.contact.stop()
+        self.fetches.stop()
+        self.threads.close()
+        for thread in self.running:
+            thread.join(within_s)
+        if any(thread.is_alive() for thread in self.running):
+            return False
+        self.view.close()
+        self.journal.close()
+        return True
+
+
+def exit_now(code: int) -> None:
+    """End the process at once: a thread may be stuck in home for ever."""
+    logging.shutdown()
+    os._exit(code)

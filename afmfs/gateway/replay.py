@@ -1,0 +1,393 @@
+"""The replay: batch after batch of the queue to home.
+
+The order of steps is what survives crashes (crash-rules.md; each rule is named where it is kept):
+
+1. the stamps of all files that the batch will push to are compared
+2. the batch is committed as in flight
+3. a durable point at the cache
+4. the outcomes of the *previous* batch are recorded, durably
+5. the batch is executed and synced at home, within one connection
+6. its outcomes wait for the next batch's durable point, or for one of their own
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from afmfs.gateway.contact import Contact
+from afmfs.gateway.exchange import clean, record_key
+from afmfs.gateway.execute import Execution, Result
+from afmfs.gateway.home import Home
+from afmfs.gateway.journal import (
+    DONE,
+    DROPPED,
+    UNREPRESENTABLE,
+    Journal,
+    Outcome,
+    Requeued,
+)
+from afmfs.gateway.locate import Locator
+from afmfs.gateway.progress import Progress
+from afmfs.gateway.protocol import Message
+from afmfs.gateway.threads import Threads
+from afmfs.gateway.trouble import HomeAway, Inconsistent
+from afmfs.gateway.view import View
+from afmfs.gateway.window import Pick, Waiting, Window
+from afmfs.gateway.work import Failed, Work
+from afmfs.model.action import Exchange
+
+log = logging.getLogger(__name__)
+
+BACK_OFF_S = 1.0
+MOST_BACK_OFF_S = 300.0
+"""Pauses before a requeued entry is tried again double from the one to the other."""
+
+BREAKS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Pauses after batches that broke off one after another; the last one repeats."""
+
+_NS = 10**9
+
+Send = Callable[[Message], None]
+
+
+@dataclass(slots=True)
+class Landing:
+    """What became of a batch that is executed and synced at home, and is not recorded yet."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    requeued: list[Requeued] = field(default_factory=list)
+    untouched: list[int] = field(default_factory=list)
+    exchanges: list[int] = field(default_factory=list)
+
+
+class Stopped(Exception):
+    """The gateway ends."""
+
+
+class Replay:
+    def __init__(
+        self,
+        view: View,
+        journal: Journal,
+        progress: Progress,
+        contact: Contact,
+        threads: Threads,
+        send: Send,
+        hello: Message,
+    ) -> None:
+        tunables: dict[str, Any] = hello["tunables"]
+        self._view, self._journal, self._progress = view, journal, progress
+        self._contact, self._threads, self._send = contact, threads, send
+        self._home_sync = str(tunables.get("home_sync", "batch"))
+        self._xattrs = bool(tunables.get("xattrs", False))
+        self._window = Window(view, journal, progress, float(tunables.get("async_delay_s", 15.0)))
+        self._window.flush_through = int(hello.get("flush_through") or 0)
+        self._stopped = bool(hello.get("stopped"))
+        self._needs_resync = bool(hello.get("needs_resync"))
+        self._changed = threading.Condition()
+        self._awake = False
+        self._ending = False
+        self._points = 0
+        self._answers: dict[int, bool] = {}
+        self._drops: list[tuple[int, int]] = []
+        self._landing: Landing | None = None
+        self._breaks = 0
+        self._clean = True  # whether something may have to be removed at home
+        self.num_exec = 0
+        self.in_doubt = 0
+        self.settled = False
+        self.settled_through = 0
+        self._mark_doubts()
+
+    def _mark_doubts(self) -> None:
+        """What was in flight when the last gateway ended may be half pushed."""
+        ids = [i for flight in self._journal.flights().values() for i in flight]
+        self.in_doubt = len(ids)
+        self._progress.mark(self._view.entries(ids) if ids else ())
+
+    # -- messages, from any thread ---------------------------------------------------------------
+
+    def wake(self) -> None:
+        with self._changed:
+            self._awake = True
+            self._changed.notify_all()
+
+    def flush(self, through: int) -> None:
+        self._window.flush_through = max(self._window.flush_through, through)
+        self.settled = False
+        self.wake()
+
+    def resume(self) -> None:
+        self._journal.resume(time.time_ns())
+        self.settled = False
+        self.wake()
+
+    def run_state(self, *, stopped: bool, needs_resync: bool) -> None:
+        self._stopped, self._needs_resync = stopped, needs_resync
+        self.wake()
+
+    def point_done(self, rid: int, ok: bool) -> None:
+        with self._changed:
+            self._answers[rid] = ok
+            self._changed.notify_all()
+
+    def drop(self, rid: int, entry: int) -> None:
+        self._drops.append((rid, entry))
+        self.wake()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until stopped. What it raises but for that is a defect, or the cache's disk."""
+        try:
+            while not self._ending:
+                try:
+                    self.step()
+                except HomeAway as trouble:
+                    log.info("replay: %s", trouble)
+                    self._break_off()
+        except Stopped:
+            pass
+
+    def step(self) -> None:
+        """One batch, or a wait for something to do. Raises HomeAway: the batch is in doubt."""
+        with self._changed:
+            self._awake = False
+        while self._drops:
+            self._drop(*self._drops.pop(0))
+        if self._landing is not None and (self._landing.requeued or self._landing.untouched):
+            self._record_after_point()
+            if self._landing is not None:
+                return
+        may_run = not (self._stopped or self._needs_resync) and self._contact.is_up
+        found = self._window.pick(time.time_ns()) if may_run else Waiting(None, self.in_doubt)
+        if isinstance(found, Pick):
+            self.settled = False
+            self._replay(found)
+        elif self._landing is not None:
+            self._record_after_point()
+        else:
+            self._idle(found, may_run)
+
+    def _idle(self, found: Waiting, may_run: bool) -> None:
+        if may_run:
+            self.in_doubt = found.in_doubt
+            self.settled_through = self._window.flush_through
+            if not self.settled:
+                self.settled = True
+                self.send_status()
+        pause = None if found.next_ns is None else max(0.0, (found.next_ns - time.time_ns()) / _NS)
+        self._wait(pause)
+
+    def _wait(self, seconds: float | None) -> None:
+        # Clocks are set: what is ripe by the wall clock is looked at again after a while.
+        with self._changed:
+            if not (self._awake or self._ending):
+                self._changed.wait(60.0 if seconds is None else min(seconds, 60.0))
+
+    def _break_off(self) -> None:
+        """All of the running batch is in doubt: it stays in flight (connection)."""
+        self._progress.break_off()
+        self._window.rewind()
+        self.in_doubt = sum(map(len, self._journal.flights().values()))
+        self.settled = False
+        pause = BREAKS_S[min(self._breaks, len(BREAKS_S) - 1)]
+        self._breaks += 1
+        self.send_status()
+        with self._changed:
+            if not self._ending:
+                self._changed.wait(pause)
+
+    # -- one batch -------------------------------------------------------------------------------
+
+    def _replay(self, pick: Pick) -> None:
+        batch, ids = pick.batch, pick.batch.ids
+        with self._contact.opened() as (connection, home):
+            execution = Execution(self._work(home, pick.doubt), self._threads)
+            if not pick.doubt:
+                try:
+                    execution.check(batch)  # before the mark: stamp-before-mark
+                except Inconsistent as trouble:
+                    self.report(trouble)
+                    return
+            self._progress.begin(ids)
+            self._journal.take_off(ids)  # before the point: in-flight-durable
+            self._progress.mark(pick.entries.values())
+            if not self._point():  # durable-before-batch
+                self._give_back(pick)
+                return
+            self._record()  # of the batch before this one: outcome-durable
+            self.send_status()
+            if self._clean:
+                clean(home, self._journal)
+                self._clean = False
+            result = execution.run(batch)
+            if self._home_sync != "none":
+                _sync(home)  # before any outcome is recorded: home-sync
+            connection.check(home)  # else all is in doubt: connection
+        self._land(pick, result)
+
+    def _work(self, home: Home, doubt: bool) -> Work:
+        return Work(
+            home=home,
+            view=self._view,
+            journal=self._journal,
+            progress=self._progress,
+            locator=Locator(self._view, self._progress.executed, self._progress.forgotten),
+            doubt=doubt,
+            sync_files=self._home_sync == "file"
+            or (self._home_sync == "batch" and home.properties.is_fuse),
+            xattrs=self._xattrs,
+            pulse=self._contact.pulse,
+        )
+
+    def _give_back(self, pick: Pick) -> None:
+        """No durable point can be had: the batch was not begun."""
+        if not pick.doubt:
+            ids = pick.batch.ids
+            self._journal.land((), untouched=ids)
+            self._progress.unmark(ids)
+        self._progress.break_off()
+        self._wait(1.0)
+
+    def _land(self, pick: Pick, result: Result) -> None:
+        """The batch is executed, durably at home. Its outcomes wait for a durable point
+        (outcome-after-durable)."""
+        landing = Landing()
+        for entry in pick.batch.settled:
+            landing.outcomes.append(Outcome(entry, pick.entries[entry].ino))
+        for action, done in result.done:
+            said = DONE if done.unrepresentable is None else UNREPRESENTABLE
+            for i in action.ids:
+                ino = pick.entries[i].ino
+                stamp = done.stamp if ino == action.ino else None
+                landing.outcomes.append(Outcome(i, ino, stamp, said, done.unrepresentable))
+            if isinstance(action, Exchange):
+                landing.exchanges += action.ids
+        self._progress.finish(pick.batch.settled, 0, None)
+        for action, failed in result.failed:
+            landing.requeued += self._requeue(action.ids, failed)
+        if not pick.doubt:
+            begun = {o.id for o in landing.outcomes} | {r.id for r in landing.requeued}
+            if result.broken is not None:
+                begun.update(result.broken.ids)
+            landing.untouched = [i for i in pick.batch.ids if i not in begun]
+        self._progress.end()
+        self._landing, self._breaks = landing, 0
+        if result.inconsistent is not None:
+            self.report(result.inconsistent)
+
+    def _requeue(self, ids: tuple[int, ...], failed: Failed) -> list[Requeued]:
+        now, before = time.time_ns(), self._journal.requeued()
+        trouble, found = failed.trouble, []
+        for i in ids:
+            old = before.get(i)
+            tries = 1 + (old.tries if old else 0)
+            pause = min(BACK_OFF_S * 2 ** min(tries - 1, 20), MOST_BACK_OFF_S)
+            since = old.since_ns if old else now
+            next_try = now + int(pause * _NS)
+            found.append(
+                Requeued(i, trouble.errno, trouble.reason, tries, next_try, since, failed.partial)
+            )
+        if found and found[0].tries == 1:
+            detail = {"entry": ids[0], "errno": trouble.errno, "reason": trouble.reason}
+            self._send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
+        return found
+
+    def report(self, trouble: Inconsistent) -> None:
+        """Nothing more is replayed until the mount process says so."""
+        self._needs_resync = True
+        path = trouble.path.decode("utf-8", "surrogateescape")
+        self._send({"type": "inconsistent", "reason": trouble.reason, "path": path})
+
+    # -- outcomes --------------------------------------------------------------------------------
+
+    def _record_after_point(self) -> None:
+        if self._point():
+            self._record()
+        else:
+            self._wait(1.0)
+
+    def _record(self) -> None:
+        """Record what became of the batch before; a durable point has followed it."""
+        landing = self._landing
+        if landing is None:
+            return
+        seq = self._journal.land(landing.outcomes, landing.requeued, landing.untouched)
+        self._landing = None
+        executed = [o.id for o in landing.outcomes]
+        self._progress.recorded(executed)
+        self._progress.unmark(executed)
+        self._progress.unmark(landing.untouched)
+        self._progress.unmark(r.id for r in landing.requeued if not r.pushing)
+        for entry in landing.exchanges:
+            self._journal.put(record_key(entry), None)
+            self._clean = True
+        if landing.requeued or landing.untouched:
+            self._window.rewind()
+        self.num_exec += len(executed)
+        if executed:
+            self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
+
+    def _point(self) -> bool:
+        """Ask for a durable point and wait for it; whether it was made."""
+        with self._changed:
+            self._points += 1
+            rid = self._points
+        self._send({"type": "point", "rid": rid})
+        with self._changed:
+            while rid not in self._answers:
+                if self._ending:
+                    raise Stopped
+                self._changed.wait()
+            return self._answers.pop(rid)
+
+    def _drop(self, rid: int, entry: int) -> None:
+        """An administrator's wish: home will never have this change."""
+        busy = self._journal.in_flight(entry) and entry not in self._journal.requeued()
+        rows = self._view.entries([entry])
+        if self._landing is not None:
+            busy = busy or entry in {o.id for o in self._landing.outcomes}
+        answer: Message = {"type": "dropped", "rid": rid, "ok": not busy and bool(rows)}
+        if busy:
+            answer["reason"] = "the entry is being executed, or may have been"
+        elif not rows:
+            answer["reason"] = "there is no such entry"
+        else:
+            seq = self._journal.land([Outcome(entry, rows[0].ino, None, DROPPED)])
+            self._progress.unmark([entry])
+            self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
+        self._send(answer)
+
+    def send_status(self) -> None:
+        self._send(
+            {
+                "type": "status",
+                "num_exec": self.num_exec,
+                "executing": len(self._progress.running),
+                "requeued": len(self._journal.requeued()),
+                "latency_ms": self._threads.latency * 1000,
+                "statvfs": self._contact.statvfs or None,
+                "settled": self.settled,
+                "through": self.settled_through,
+                "in_doubt": self.in_doubt,
+            }
+        )
+
+
+def _sync(home: Home) -> None:
+    try:
+        home.sync()
+    except OSError as exc:
+        # What was written since the last sync may be lost: all of the batch is in doubt.
+        raise HomeAway("Disconnected", f"home can't be synced: {exc.strerror}") from exc

@@ -1,0 +1,67 @@
+"""Whether home's file is still the version that it is known to hold, or may pass for it."""
+
+from __future__ import annotations
+
+import os
+
+from afmfs.gateway.progress import Progress
+from afmfs.gateway.stamp import Stamp, same, take
+from afmfs.gateway.transfer import BlobError, agrees
+from afmfs.gateway.view import Row, View
+from afmfs.model.entry import Op
+from afmfs.model.properties import Properties
+from afmfs.model.ranges import Ranges, cut, subtract
+
+
+def expected(view: View, progress: Progress, ino: int) -> list[Stamp]:
+    """The versions that home may hold: that of our last operation, and the cache's.
+
+    Asked for in this order: once an outcome is forgotten, a row read before is old.
+    """
+    made = progress.stamp(ino)
+    row = view.row(ino)
+    known = None if row is None else row.stamp
+    return [stamp for stamp in (made, known) if stamp is not None]
+
+
+def is_known(
+    view: View, progress: Progress, properties: Properties, ino: int, st: os.stat_result
+) -> bool:
+    """Also where nothing is known of the file's version."""
+    stamps = expected(view, progress, ino)
+    found = take(st, stable_inodes=properties.stable_inodes)
+    return not stamps or any(same(stamp, found, properties.mtime_ns) for stamp in stamps)
+
+
+def adoptable(view: View, progress: Progress, ino: int, fd: int, st: os.stat_result) -> bool:
+    """Whether home's file, of another version than the known one, may pass for it: it is as long,
+    and holds what every clean cached byte says (somebody's `touch`)."""
+    if all(stamp.size != st.st_size for stamp in expected(view, progress, ino)[:1]):
+        return False
+    row, clean = clean_ranges(view, ino, st.st_size)
+    if row is None or not clean:
+        return True
+    blob = view.open_blob(ino, row.gen)
+    try:
+        return agrees(blob, fd, clean)
+    except BlobError:
+        return False  # the cache's own copy can't be read: nothing can be said for it
+    finally:
+        if blob is not None:
+            os.close(blob)
+
+
+def clean_ranges(view: View, ino: int, size: int) -> tuple[Row | None, Ranges]:
+    """The bytes below `size` (home's) that are valid here and that no entry covers."""
+    with view.snapshot():
+        sources = view.sources(ino, ((0, size),) if size else ())
+        entries = view.content_entries(ino)
+    if sources is None:
+        return None, ()
+    clean = cut(sources.valid, size)
+    for entry in entries:
+        if entry.op is Op.SIZE:
+            clean = cut(clean, entry.end)
+        else:
+            clean = subtract(clean, entry.start, entry.end)
+    return sources.row, clean

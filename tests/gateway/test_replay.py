@@ -1,0 +1,43 @@
+"""The replay end to end: from the queue to home, through messages."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.fake_mount import FakeMount
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[FakeMount]:
+    home = tmp_path / "home"
+    home.mkdir()
+    mount = FakeMount(tmp_path / "cache", home)
+    yield mount
+    mount.close()
+
+
+def test_a_tree_arrives(mount: FakeMount) -> None:
+    directory = mount.mkdir(b"d")
+    ino = mount.make(b"f", b"hello", parent=directory, mode=stat.S_IFREG | 0o640)
+    mount.make(b"link", mode=stat.S_IFLNK | 0o777, target=b"d/f")
+    mount.make(b"fifo", mode=stat.S_IFIFO | 0o600)
+    mount.link(ino, b"again")
+    mount.start()
+    mount.settle()
+    home = mount.home
+    assert (home / "d/f").read_bytes() == b"hello"
+    st = os.lstat(home / "d/f")
+    assert stat.S_IMODE(st.st_mode) == 0o640
+    assert st.st_mtime_ns == mount.get(ino, "mtime")
+    assert st.st_nlink == 2
+    assert os.path.samefile(home / "d/f", home / "again")
+    assert os.readlink(home / "link") == "d/f"
+    assert stat.S_ISFIFO(os.lstat(home / "fifo").st_mode)
+    assert os.lstat(home / "d").st_mtime_ns == mount.get(directory, "mtime")
+    assert os.lstat(home).st_mtime_ns == mount.get(1, "mtime")
+    assert mount.pending() == []
