@@ -59,7 +59,7 @@ def check(point: Path) -> None:
 def _answers(point: Path) -> bool:
     """Whether a process serves the mount. A dead one says so at once, a hung one is alive."""
     try:
-        os.lstat(point)
+        os.statvfs(point)  # always asks: the attributes of a dead mount are still in the cache
     except OSError as error:
         if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             return False
