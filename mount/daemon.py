@@ -20,7 +20,7 @@ from pyfuse3 import FileNameT, InodeT
 
 from afmfs.errors import AfmError, Refused
 from afmfs.model.tunables import MountOptions
-from mount import background, mountpoint
+from mount import background, mountpoint, turns
 from mount.background import Parent
 from mount.control import ControlDirectory
 from mount.operations import Operations
@@ -207,17 +207,28 @@ class Stop:
                 log.info("%s", signal.Signals(number).name)
                 if self._limit is not None:
                     self._end("a second signal")
-                self._set_limit()
+                self._wind_up()
                 if self._requests is None:
                     raise KeyboardInterrupt
-                self._requests.deadline = trio.current_time() + ANSWER_LIMIT
                 pyfuse3.terminate()
 
     async def answer_requests(self) -> None:
         """Serve the kernel until it or a signal ends it; then the process ends within the limit."""
-        with trio.CancelScope() as self._requests:
-            await pyfuse3.main(max_tasks=MOST_REQUESTS)
+        with trio.CancelScope() as self._requests, turns.saved() as readiness:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._at_end_of_connection, readiness.ended)
+                await pyfuse3.main(max_tasks=MOST_REQUESTS)
+                nursery.cancel_scope.cancel()
         self._set_limit()
+
+    async def _at_end_of_connection(self, ended: trio.Event) -> None:
+        await ended.wait()
+        self._wind_up()  # requests that wait for home are nobody's any more
+
+    def _wind_up(self) -> None:
+        self._set_limit()
+        if self._requests is not None:
+            self._requests.deadline = trio.current_time() + ANSWER_LIMIT
 
     def _set_limit(self) -> None:
         if self._limit is None:
