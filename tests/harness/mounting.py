@@ -136,7 +136,6 @@ class Mount:
 
     def mount(self, target: str | None = None, *more: str) -> None:
         """Start it and wait until it serves."""
-        before = mounted_at(self.point)
         options = ",".join([f"cache={self.cache}", *self.options, *more])
         command = [sys.executable, "-m", "mount", target or str(self.home), str(self.point)]
         with self.log.open("ab") as log:
@@ -149,27 +148,33 @@ class Mount:
                 stdout=log,
                 stderr=log,
             )
-        self._await_serving(before)
+        self._await_serving()
 
-    def _await_serving(self, before: MountEntry | None) -> None:
-        """A dead mount of before a crash may still be there: the new one has another number."""
+    def _await_serving(self) -> None:
+        """Until it answers. The dead mount of a crash may be there at first: it says ENOTCONN."""
         assert self.process is not None
         end = time.monotonic() + START_SECONDS
         while True:
             entry = mounted_at(self.point)
-            if entry is not None and (before is None or entry.mount_id != before.mount_id):
+            if entry is not None and self._answers(entry):
                 break
             if self.process.poll() is not None:
                 status = self.process.returncode
                 raise MountFailed(f"the mount ended with status {status}\n{self.log_tail()}")
             if time.monotonic() > end:
-                raise MountFailed(f"nothing mounted after {START_SECONDS} s\n{self.log_tail()}")
+                raise MountFailed(f"nothing serves after {START_SECONDS} s\n{self.log_tail()}")
             time.sleep(0.01)
         self._dog = Watchdog(entry, self.watch, self.base / "watchdog")
+
+    def _answers(self, entry: MountEntry) -> bool:
+        dog = Watchdog(entry, START_SECONDS, self.base / "watchdog")
         try:
-            os.stat(self.point)  # answered once it serves
-        except OSError as error:
-            raise MountFailed(f"it mounted, then died: {error}\n{self.log_tail()}") from error
+            os.statvfs(self.point)
+        except OSError:
+            return False
+        finally:
+            self._fired |= dog.call_off()
+        return mounted_at(self.point) == entry
 
     def unmount(self) -> None:
         """A clean stop, which ends both processes in time."""

@@ -69,8 +69,8 @@ def test_figures_follow_what_is_cached(make_mount: MakeMount, home: Path) -> Non
     assert "partial" in cached(mount, str(path))
     assert mount.status()["cached_bytes"] == 100
     assert path.read_bytes() == data
-    assert "partial" not in cached(mount, "/file")
-    assert "uncached" not in cached(mount, "/file")
+    assert "partial" not in cached(mount, "file")
+    assert "uncached" not in cached(mount, "file")
     assert mount.status()["cached_bytes"] == len(data)
 
 
