@@ -3,75 +3,111 @@
 A blob is never longer than its inode: what a crash left beyond is cut when the blob is first
 opened. It may be shorter, or not exist: then the missing bytes read as zeros. Local system calls
 only; nothing here knows which bytes are valid.
+
+Making a file is the dearest part of creating one (20 to 600 us on ext4), so empty blobs are made in
+advance, by a thread. They have no inode yet, so a blob is named after its generation alone, a
+number that is never used twice.
 """
 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from pathlib import Path
+
+import trio
 
 from afmfs.cache.inode import Inode
 
 OPEN_BLOBS = 512
 SHARDS = 256
+POOL = 64
+"""Empty blobs that are made at a time; as many more may wait."""
 
 
-def blob_name(ino: int, gen: int) -> str:
-    """Path of a blob below `blobs/`."""
-    return f"{ino & 0xFF:02x}/{ino:x}.{gen:x}"
+def blob_name(gen: int) -> str:
+    """Path of a blob below `blobs/`. Neighbours in time share a directory: they are found, and
+    made, in what the disk's cache holds."""
+    return f"{gen >> 10 & 0xFF:02x}/{gen:x}"
 
 
 class Blobs:
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, take_number: Callable[[], int]) -> None:
         self._root = cache / "blobs"
+        self._take_number = take_number
         for shard in range(SHARDS):
             (self._root / f"{shard:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
         self._dir = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._open: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._open: OrderedDict[int, int] = OrderedDict()  # generation -> descriptor
         self._in_threads: dict[int, int] = {}  # descriptors in use by threads
         self._to_close: set[int] = set()
-        self.created: set[int] = set()  # inodes whose blob's name may not be durable yet
+        self._pool: deque[tuple[int, int]] = deque()  # generations and descriptors of empty blobs
+        self.pool_low = trio.Event()
+        self.pool_low.set()
+        self.created: set[int] = set()  # generations whose file's name may not be durable yet
         self.in_reclaim: set[int] = set()  # inodes whose shrink is not durable: tails must stay
 
-    def descriptor(self, inode: Inode, *, create: bool = False) -> int | None:
+    def descriptor(self, inode: Inode) -> int | None:
         """An open descriptor of the inode's blob, valid until the next call on the loop thread
         (a thread that needs it longer borrows it). None if there is no blob."""
-        key = (inode.ino, inode.gen)
-        fd = self._open.get(key)
-        if fd is not None:
+        gen = inode.gen
+        fd = self._open.get(gen)
+        if fd is not None or not gen:
             return fd
-        flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0)
         try:
-            fd = os.open(blob_name(*key), flags, 0o600, dir_fd=self._dir)
+            fd = os.open(blob_name(gen), os.O_RDWR | os.O_CLOEXEC, dir_fd=self._dir)
         except FileNotFoundError:
             return None
-        if os.fstat(fd).st_size == 0:
-            self.created.add(inode.ino)
+        # Killed between a blob write and its transaction: a later extension of the file must not
+        # show these bytes.
+        self._cut_excess(fd, inode)
+        self._keep(gen, fd)
+        return fd
+
+    def _create(self, inode: Inode) -> int:
+        """A blob for an inode that has none. Its generation becomes part of the inode with the
+        transaction that makes bytes in it valid."""
+        if inode.gen:  # it was lost with its zeros, or never written
+            gen, fd = inode.gen, self._make(inode.gen)
         else:
-            # Killed between a blob write and its transaction: a later extension of the file must
-            # not show these bytes.
-            self._cut_excess(fd, inode)
-        self._open[key] = fd
+            if self._pool:
+                gen, fd = self._pool.popleft()
+            else:
+                gen = self._take_number()
+                fd = self._make(gen)
+            inode.gen = gen
+            if len(self._pool) < POOL:
+                self.pool_low.set()
+        self.created.add(gen)
+        self._keep(gen, fd)
+        return fd
+
+    def _make(self, gen: int) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        return os.open(blob_name(gen), flags, 0o600, dir_fd=self._dir)
+
+    def _keep(self, gen: int, fd: int) -> None:
+        self._open[gen] = fd
         if len(self._open) > OPEN_BLOBS:
             self._close(self._open.popitem(last=False)[1])
-        return fd
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`; on failure no byte beyond the inode's size stays behind."""
-        fd = self.descriptor(inode, create=True)
-        assert fd is not None
-        view, done = memoryview(data), 0
+        fd = self.descriptor(inode)
+        if fd is None:
+            fd = self._create(inode)
         try:
-            while done < len(view):
-                done += os.pwrite(fd, view[done:], offset + done)
+            done = os.pwrite(fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(fd, memoryview(data)[done:], offset + done)
         except OSError:
             self._cut_excess(fd, inode)
             raise
 
     def _cut_excess(self, fd: int, inode: Inode) -> None:
         """A blob is never longer than its inode, but for a tail that waits for its reclaim."""
-        if inode.ino not in self.in_reclaim and os.fstat(fd).st_size > inode.size:
+        if os.fstat(fd).st_size > inode.size and inode.ino not in self.in_reclaim:
             os.ftruncate(fd, inode.size)
 
     def cut(self, inode: Inode, size: int) -> None:
@@ -80,15 +116,40 @@ class Blobs:
         if fd is not None and os.fstat(fd).st_size > size:
             os.ftruncate(fd, size)
 
-    def remove(self, ino: int, gen: int) -> None:
+    def remove(self, gen: int) -> None:
         """Destroy a whole blob; none there is fine."""
-        fd = self._open.pop((ino, gen), None)
+        fd = self._open.pop(gen, None)
         if fd is not None:
             self._close(fd)
         try:
-            os.unlink(blob_name(ino, gen), dir_fd=self._dir)
+            os.unlink(blob_name(gen), dir_fd=self._dir)
         except FileNotFoundError:
             pass  # reclaimed before a crash took its row's removal back
+
+    # -- empty blobs made in advance -------------------------------------------------------------
+
+    @property
+    def oldest_in_pool(self) -> int | None:
+        return self._pool[0][0] if self._pool else None
+
+    def fill_pool(self, numbers: range) -> list[tuple[int, int]]:
+        """Make an empty blob for each number; for a thread. The loop thread takes them over."""
+        return [(gen, self._make(gen)) for gen in numbers]
+
+    def take_over(self, made: list[tuple[int, int]]) -> None:
+        self._pool.extend(made)
+        if len(self._pool) >= POOL:
+            self.pool_low = trio.Event()
+
+    def discard_empty(self, numbers: range) -> None:
+        """Remove blobs of a pool that a crash left unused. One in use that is empty is all zeros,
+        as no blob is: nothing is lost with it."""
+        for gen in numbers:
+            try:
+                if os.stat(blob_name(gen), dir_fd=self._dir).st_size == 0:
+                    self.remove(gen)
+            except FileNotFoundError:
+                pass  # never made, or reclaimed
 
     # -- descriptors that threads use ------------------------------------------------------------
 
@@ -109,17 +170,21 @@ class Blobs:
         else:
             os.close(fd)
 
-    def shard_descriptor(self, ino: int) -> int:
-        """A new descriptor of the directory that holds the inode's blobs."""
-        return os.open(
-            f"{ino & 0xFF:02x}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._dir
-        )
+    def shard_descriptor(self, gen: int) -> int:
+        """A new descriptor of the directory that holds a blob."""
+        shard = os.path.dirname(blob_name(gen))
+        return os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self._dir)
 
     @property
     def root_descriptor(self) -> int:
         return self._dir
 
     def close(self) -> None:
+        """Close everything; what is left of the pool goes."""
+        while self._pool:
+            gen, fd = self._pool.popleft()
+            os.close(fd)
+            self.remove(gen)
         while self._open:
             self._close(self._open.popitem()[1])
         os.close(self._dir)

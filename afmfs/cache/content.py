@@ -145,24 +145,16 @@ class Content:
 
     def _write_new(self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges) -> None:
         if not valid:
-            self._blobs_for(inode)
             self._blobs.write(inode, offset, data)
             return
         view = memoryview(data)
         for a, b in ranges.gaps(valid, offset, end):
-            self._blobs_for(inode)
             self._blobs.write(inode, a, view[a - offset : b - offset])
 
     def _write_valid(self, inode: Inode, offset: int, data: bytes, valid: Ranges) -> None:
-        self._blobs_for(inode)
         view = memoryview(data)
         for a, b in valid:
             self._blobs.write(inode, a, view[a - offset : b - offset])
-
-    def _blobs_for(self, inode: Inode) -> None:
-        """A generation for the blob; which one becomes part of the inode with the transaction."""
-        if not inode.gen:
-            inode.gen = self._store.entries.take()
 
     def _commit_write(self, inode: Inode, offset: int, end: int, valid: Ranges) -> int:
         """The transaction of a write: marks, size, times, entries. The in-place entry's number."""
@@ -296,7 +288,6 @@ class Content:
         if inode.whole or start >= end:
             return
         for a, b in self._validity.missing(inode, start, end):
-            self._blobs_for(inode)
             self._write_sparsely(inode, a, data[a - start : b - start])
         with self._store as store:
             store.execute("INSERT INTO fresh VALUES (?,?,?,?)", (inode.ino, start, end, point))

@@ -120,18 +120,18 @@ class Durable:
             await content.drained.wait()
         mark, fd = inode.changed, self._blobs.descriptor(inode)
         if fd is not None:
-            await self._sync_blob(inode.ino, fd)
+            await self._sync_blob(inode.gen, fd)
         with self._store as store:
             store.save(inode, synced=mark)
         await self.sync_wal()
 
-    async def _sync_blob(self, ino: int, fd: int) -> None:
-        created = ino in self._blobs.created
+    async def _sync_blob(self, gen: int, fd: int) -> None:
+        created = gen in self._blobs.created
 
         def flush() -> None:
             os.fdatasync(fd)
             if created:  # its name has to survive as well
-                shard = self._blobs.shard_descriptor(ino)
+                shard = self._blobs.shard_descriptor(gen)
                 try:
                     os.fsync(shard)
                 finally:
@@ -142,7 +142,7 @@ class Durable:
             await self._flush(flush)
         finally:
             self._blobs.give_back(fd)
-        self._blobs.created.discard(ino)
+        self._blobs.created.discard(gen)
 
     async def _reclaim(self) -> None:
         """Destroy what was queued for it before the point (destroy-waits).
@@ -156,7 +156,7 @@ class Durable:
         await self.sync_wal()
         for ino, gen, start in rows:
             if start == 0:
-                self._blobs.remove(ino, gen)
+                self._blobs.remove(gen)
                 with self._store as store:
                     store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (ino, gen))
             else:

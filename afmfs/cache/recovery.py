@@ -13,6 +13,7 @@ What was in flight is the gateway's to settle, when home can be reached.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import os
 from pathlib import Path
@@ -90,6 +91,7 @@ class Recovery:
             store.put("clean", 0)
             store.put("boot_id", boot_id())
             store.put("mount_id", mount_id(store.path.parent))
+        self._blobs.discard_empty(range(*json.loads(store.get("pool", "[0, 0]"))))
         self._clear_half_read()
         self._reap_nameless()
         # Bytes that a kill left undurable are now built upon: a blob that is cut on its first

@@ -16,6 +16,7 @@ import trio
 
 from afmfs import __version__
 from afmfs.cache import queue_report
+from afmfs.cache.blobs import POOL
 from afmfs.cache.commands import execute
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.lock import machine_id
@@ -28,6 +29,7 @@ from afmfs.model.entry import ROOT
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
+    from afmfs.cache.blobs import Blobs
     from afmfs.cache.checkpoint import Checkpointer
     from afmfs.cache.durable import Durable
     from afmfs.cache.fetch import Fetcher
@@ -51,6 +53,7 @@ class Steering:
 
     settings: Settings
     _store: Store
+    _blobs: Blobs
     _validity: Validity
     _link: GatewayLink
     _durable: Durable
@@ -350,6 +353,7 @@ class Steering:
         nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
         nursery.start_soon(self._checkpointer.run)
         nursery.start_soon(self._wake)
+        nursery.start_soon(self._fill_pool)
 
     def _before_point(self) -> None:
         self._forgettable = self._retirement.seq
@@ -359,6 +363,22 @@ class Steering:
         (forget-after-durable)."""
         if self._forgettable:
             self._link.post({"type": "forget", "seq": self._forgettable})
+
+    async def _fill_pool(self) -> None:
+        """Have empty blobs ready."""
+        while True:
+            await self._blobs.pool_low.wait()
+            numbers = self._store.entries.take_run(POOL)
+            with self._store as store:
+                first = self._blobs.oldest_in_pool or numbers.start
+                store.put("pool", json.dumps([first, numbers.stop]))
+            try:
+                made = await trio.to_thread.run_sync(self._blobs.fill_pool, numbers)
+            except OSError as exc:  # a full disk: the writers hear of it themselves
+                log.error("no blobs can be made in advance: %s", exc)
+                await trio.sleep(1)
+            else:
+                self._blobs.take_over(made)
 
     async def _wake(self) -> None:
         """Tell the gateway of new entries, a few times a second at most."""

@@ -8,6 +8,7 @@ power loss after `sync_wal` or a durable point.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
@@ -55,10 +56,14 @@ class Numbers:
         return self._limit - self._next < RESERVED // 4
 
     def take(self) -> int:
-        if self._next >= self._limit:
-            raise OSError(28, "no number is reserved")  # the durable loop reserves long before
-        self._next += 1
-        return self._next - 1
+        return self.take_run(1).start
+
+    def take_run(self, count: int) -> range:
+        """Numbers that follow each other."""
+        if self._next + count > self._limit:
+            raise OSError(errno.ENOSPC, "no number is reserved")  # `Durable.run` reserves in time
+        self._next += count
+        return range(self._next - count, self._next)
 
 
 class Counters:

@@ -238,7 +238,7 @@ class View:
             return None
         try:
             return os.open(
-                f"{ino & 0xFF:02x}/{ino:x}.{gen:x}",
+                f"{gen >> 10 & 0xFF:02x}/{gen:x}",
                 os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
                 dir_fd=self._blobs,
             )

@@ -61,9 +61,9 @@ class RecordingBlobs(Blobs):
         reach(self, "cut")
         super().cut(inode, size)
 
-    def remove(self, ino: int, gen: int) -> None:
+    def remove(self, gen: int) -> None:
         reach(self, "remove")
-        super().remove(ino, gen)
+        super().remove(gen)
 
 
 def reach(part: RecordingStore | RecordingBlobs, what: str) -> None:
@@ -84,7 +84,7 @@ class Parts:
         RecordingStore.calls = RecordingBlobs.calls = self.calls
         RecordingStore.kill_at = RecordingBlobs.kill_at = self.kill_at
         self.store = store = RecordingStore(place / "cache.db")
-        self.blobs = RecordingBlobs(place)
+        self.blobs = RecordingBlobs(place, store.entries.take)
         self.blobs.in_reclaim.update(
             ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
         )
@@ -144,7 +144,7 @@ class Parts:
     def blob_length(self, inode: Inode) -> int | None:
         from afmfs.cache.blobs import blob_name
 
-        path = self.place / "blobs" / blob_name(inode.ino, inode.gen)
+        path = self.place / "blobs" / blob_name(inode.gen)
         return path.stat().st_size if path.exists() else None
 
     def again(self, *, lost_writes: bool = False, recover: bool = True) -> Parts:
