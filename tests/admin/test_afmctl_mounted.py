@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,39 @@ def test_home_away(mount: Mount, home: Path) -> None:
         home.with_name("gone").rename(home)
     mount.flush()  # it comes back by itself
     assert (home / "new").exists()
+
+
+@pytest.fixture
+def small_home(tmp_path: Path) -> Iterator[Path]:
+    """A home of 1 MiB."""
+    if os.geteuid():
+        pytest.skip("only root can mount a file system of a given size")
+    point = tmp_path / "small-home"
+    point.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", point], check=True)
+    yield point
+    subprocess.run(["umount", "-l", point], check=True)
+
+
+def test_a_full_home_ends_the_wait_and_room_lets_it_go_on(
+    small_home: Path, make_mount: MakeMount
+) -> None:
+    mount = make_mount(small_home)
+    data = os.urandom(3 << 20)
+    (mount.point / "big").write_bytes(data)
+    (mount.point / "small").write_bytes(b"s")
+    reason = _refused(mount, "flushPending", "--wait")
+    assert "refused by home and requeued" in reason
+    assert "No space left" in reason
+    assert (small_home / "small").read_bytes() == b"s"  # what can go has gone
+    entries = [json.loads(line) for line in _ok(mount, "queue").splitlines()]
+    assert {(e["path"], e["state"], e["errno"]) for e in entries} == {("big", "requeued", "ENOSPC")}
+    assert mount.status()["requeued"] == len(entries)
+    subprocess.run(["mount", "-o", "remount,size=16m", small_home], check=True)
+    assert "tried again" in _ok(mount, "resumeRequeued")
+    _ok(mount, "flushPending", "--wait")
+    assert (small_home / "big").read_bytes() == data
+    assert mount.status()["state"] == "Active"
 
 
 def test_the_control_file_of_a_shell(mount: Mount) -> None:
