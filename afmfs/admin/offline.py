@@ -39,7 +39,10 @@ class OfflineCache:
         (version,) = cache.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise Damaged(f"{path}: a cache of format {version}, this program reads {VERSION}")
-        self._settings = dict(cache.execute("SELECT key, value FROM fileset"))
+        self._settings = {
+            key: os.fsdecode(value) if isinstance(value, bytes) else value
+            for key, value in cache.execute("SELECT key, value FROM fileset")
+        }
 
     def status(self) -> Status:
         """The status as the last mount left it. Scans the queue for `dirty_bytes`."""
@@ -142,4 +145,6 @@ def open_cache(path: str) -> Iterator[OfflineCache]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)
+    connection.text_factory = os.fsdecode  # targets and reasons have names in them, of any bytes
+    return connection

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -176,7 +177,7 @@ class _Progress:
     def __init__(self, gateway: sqlite3.Connection | None, first: int, last: int) -> None:
         self._flight: set[int] = set()
         self._executed: set[int] = set()
-        self._requeued: dict[int, tuple[int | None, str, int, int]] = {}
+        self._requeued: dict[int, tuple[int | None, str | bytes, int, int]] = {}
         if gateway is None:
             return
         span = (first, last)
@@ -199,7 +200,7 @@ class _Progress:
                 "state": "requeued",
                 "tries": tries,
                 "errno": errno.errorcode.get(code, str(code)) if code else None,
-                "reason": reason,
+                "reason": os.fsdecode(reason),  # a blob where a name in it is not UTF-8
                 "next_try": rfc3339(next_try_ns) if next_try_ns else None,
             }
         return {"state": "executing" if number in self._flight else "pending"}

@@ -287,6 +287,15 @@ def test_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
     assert afmctl(str(cache), "cached", ".").stdout.startswith("cached ")
 
 
+def test_a_target_of_any_bytes(afmctl: Afmctl, cache: Path) -> None:
+    database = sqlite3.connect(cache / "cache.db")
+    for stored in ("?", "CAST(? AS TEXT)"):
+        database.execute(f"UPDATE fileset SET value={stored} WHERE key='target'", (b"/h/\xff",))
+        database.commit()
+        assert b"/h/\xff" in afmctl(str(cache), "getstate").stdout_bytes
+    database.close()
+
+
 def test_requeued_entries_of_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
     database = sqlite3.connect(cache / "gateway/2/gateway.db")
     database.executescript("""

@@ -132,7 +132,7 @@ def test_states(cache: sqlite3.Connection, gateway: sqlite3.Connection) -> None:
         _queue(cache, Op.MAKE, ino, parent=ROOT, name=b"%d" % ino)
     gateway.execute("INSERT INTO outcome (id, ino, result) VALUES (1, 16, 'done')")
     gateway.execute("INSERT INTO flight VALUES (2), (3)")
-    gateway.execute("INSERT INTO requeued VALUES (3, 28, 'No space left', 4, ?, 0, 0)", (NOW,))
+    gateway.execute("INSERT INTO requeued VALUES (3, 28, ?, 4, ?, 0, 0)", (b"\xff: full", NOW))
     done, flying, requeued, pending = _report(cache, gateway)
     assert [e["state"] for e in (done, flying, requeued, pending)] == [
         "executed",
@@ -141,7 +141,7 @@ def test_states(cache: sqlite3.Connection, gateway: sqlite3.Connection) -> None:
         "pending",
     ]
     assert requeued["errno"] == "ENOSPC"
-    assert (requeued["reason"], requeued["tries"]) == ("No space left", 4)
+    assert (requeued["reason"], requeued["tries"]) == ("\udcff: full", 4)
     assert requeued["next_try"] == "2023-11-14T22:15:00.000Z"
 
 
