@@ -103,22 +103,21 @@ def test_private_mapping_of_a_file_of_home(surface: Surface, work: Path) -> None
     assert (work / "file").read_bytes() == b"content" * 10_000
 
 
-def test_truncate_down_and_up_shows_no_old_bytes(work: Path, surface: Surface) -> None:
-    for name, flush_between, remount in (
-        ("a", False, False),
-        ("b", True, False),
-        ("c", True, True),
-    ):
-        path = work / name
-        path.write_bytes(b"old" * 100_000)
+@pytest.mark.parametrize("remount", [False, True])
+@pytest.mark.parametrize("flush", [False, True])
+def test_cut_and_extended_shows_no_old_bytes(
+    work: Path, surface: Surface, flush: bool, remount: bool
+) -> None:
+    path = work / "file"
+    path.write_bytes(b"old" * 100_000)
+    surface.flush()
+    if remount:
+        surface.remount()
+    os.truncate(path, 1000)
+    if flush:
         surface.flush()
-        if remount:
-            surface.remount()
-        os.truncate(path, 1000)
-        if flush_between:
-            surface.flush()
-        os.truncate(path, 200_000)
-        assert path.read_bytes() == (b"old" * 334)[:1000] + bytes(199_000)
+    os.truncate(path, 200_000)
+    assert path.read_bytes() == (b"old" * 334)[:1000] + bytes(199_000)
 
 
 def test_sparse_write_far_behind_the_end(work: Path) -> None:
@@ -126,7 +125,6 @@ def test_sparse_write_far_behind_the_end(work: Path) -> None:
         os.pwrite(file.fileno(), b"far", 5_000_000_000)
         assert os.pread(file.fileno(), 10, 2_500_000_000) == bytes(10)
         assert os.fstat(file.fileno()).st_size == 5_000_000_003
-        assert os.fstat(file.fileno()).st_blocks * 512 < 1 << 21
         file.truncate(100_000)
     assert (work / "sparse").read_bytes() == bytes(100_000)
 
