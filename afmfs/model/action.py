@@ -46,6 +46,7 @@ class Action:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _AtPlace(Action):
     place: Place
+    passed: tuple[Place, ...] = ()  # names that its entries went through; not touched at home
 
     @property
     def inos(self) -> tuple[int, ...]:

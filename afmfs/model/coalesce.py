@@ -15,9 +15,11 @@ names is folded while it is taken in:
     remove f, make or rename X to f    X at f, in place of what was there
     make Y at f, rename X over Y       X at f, in place of what Y replaced
 
-A folded action comes where the last of its entries stood. That is right as nothing in between has
-to do with them: a name is its inode's from making to freeing, and all that an inode takes part in
-is known here. Directories are only cancelled: what is made in them could not wait for them.
+A folded action stands where its name in the end was first free for it. That is right as nothing in
+between has to do with it: a name is its inode's from making to freeing, and all that an inode takes
+part in is known here. The names that it has *passed* through, as t, may be used again after it; so
+it is never moved to a later place. Directories are only cancelled, not moved: what is made in them
+could not wait for them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from __future__ import annotations
 import stat
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 
 from afmfs.model.action import (
@@ -68,15 +70,23 @@ def _push(entries: Sequence[Entry]) -> Push:
     return Push(ids=ids, ino=entries[0].ino, kind=entries[0].kind, content=merge(entries))
 
 
+@dataclass(slots=True, eq=False)
+class _Step:
+    """An action where it stands in the order of execution: where entry `since` was."""
+
+    since: int
+    action: NameAction  # its ids are in any order
+
+
 class _Fold:
     """The entries of a window, those of names only before `end`, as actions and data."""
 
     def __init__(self, entries: Sequence[Entry], end: int | None = None) -> None:
         self.data: dict[int, list[Entry]] = {}  # by inode, oldest first; without what Makes take
         self.settled: set[int] = set()  # ids of entries that cancelled each other out
-        self._steps: dict[int, NameAction] = {}  # by their last id; earlier ids in any order
-        self._of: defaultdict[int, set[int]] = defaultdict(set)  # inode: steps it takes part in
-        self._at: dict[Place, int] = {}  # name: the latest step that uses it
+        self._steps: dict[_Step, None] = {}  # in order
+        self._of: defaultdict[int, set[_Step]] = defaultdict(set)  # inode: where it takes part
+        self._at: dict[Place, _Step] = {}  # name: the latest step that uses it
         self._inside: defaultdict[int, set[int]] = defaultdict(set)  # directory: ids that name it
         later: set[int] = set()  # inodes that are made after the end
         for e in entries:
@@ -89,12 +99,12 @@ class _Fold:
                 later.add(e.ino)
             else:
                 self._dropped_with(e)
-        self.actions = [self._finished(step) for step in self._steps.values()]
+        self.actions = [self._finished(step.action) for step in self._steps]
 
     def cut(self) -> int | None:
         """The entry before which the batch has to end; None: nowhere."""
         names = before_cut(self.actions, {ino: es[0].id for ino, es in self.data.items()})
-        return next(islice(self._steps, len(names), None), None)
+        return next((step.since for step in islice(self._steps, len(names), None)), None)
 
     def _take(self, e: Entry) -> None:
         for parent in (e.parent, e.parent2):
@@ -112,6 +122,7 @@ class _Fold:
             ino=a.ino,
             kind=a.kind,
             place=a.place,
+            passed=a.passed,
             content=new_content(a.kind, entries),
             replaces=a.replaces,
         )
@@ -119,26 +130,32 @@ class _Fold:
     # --- the rules, by operation ------------------------------------------------------------------
 
     def make(self, e: Entry) -> None:
-        self._bring(Make(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)), source(e))
+        self._bring(e, Make(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)), source(e))
 
     def link(self, e: Entry) -> None:
-        self._add(Link(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)))
+        self._append(e, Link(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)))
 
     def remove(self, e: Entry) -> None:
         ids = (*self._dropped_with(e), e.id)
         gone = Remove(ids=ids, ino=e.ino, kind=e.kind, place=source(e))
         cancelled = self._cancel_make(gone) if e.flags & LAST else self._cancel_link(gone)
         if not cancelled:
-            self._add(gone)
+            self._append(e, gone)
 
     def rename(self, e: Entry) -> None:
         ids = (*self._dropped_with(e), e.id)
         made = self._only_make(e.ino)
         new: Make | Rename
-        # One that replaces something stays where it is: the removal there is not the one here.
-        if made and made.replaces is None and not e.is_dir:
-            self._drop(made)
-            new = replace(made, ids=made.ids + ids, place=target(e), replaces=e.ino2)
+        if made and len(made.action.ids) == 1 and not e.is_dir:
+            old = self._drop(made)
+            new = Make(
+                ids=old.ids + ids,
+                ino=e.ino,
+                kind=e.kind,
+                place=target(e),
+                passed=old.places,
+                replaces=e.ino2,
+            )
         else:
             new = Rename(
                 ids=ids,
@@ -148,63 +165,77 @@ class _Fold:
                 target=target(e),
                 replaces=e.ino2,
             )
-        self._bring(new, target(e))
+        self._bring(e, new, target(e))
 
     def exchange(self, e: Entry) -> None:
         assert e.ino2 is not None
-        self._add(
-            Exchange(
-                ids=(e.id,),
-                ino=e.ino,
-                kind=e.kind,
-                place=source(e),
-                target=target(e),
-                other=e.ino2,
-            )
+        step = Exchange(
+            ids=(e.id,),
+            ino=e.ino,
+            kind=e.kind,
+            place=source(e),
+            target=target(e),
+            other=e.ino2,
         )
+        self._append(e, step)
 
     # --- how they fold ----------------------------------------------------------------------------
 
-    def _bring(self, new: Make | Rename, place: Place) -> None:
-        """An inode comes to a name, and takes over what makes room there, if that folds."""
-        old = self._latest(place)
-        if old and stat.S_IFDIR not in (old.kind, new.kind) and old.ino != new.ino:
+    def _bring(self, e: Entry, new: Make | Rename, place: Place) -> None:
+        """An inode comes to a name: in the step of what makes room there, if the two fold."""
+        step = self._at.get(place)
+        # Not if the inode has steps already: it would come there before them.
+        if step and stat.S_IFDIR not in (new.kind, step.action.kind) and not self._of[new.ino]:
+            old = step.action
+            ids, passed = old.ids + new.ids, old.passed + new.passed
             if isinstance(old, Remove):
-                self._drop(old)
-                new = replace(new, ids=old.ids + new.ids, replaces=old.ino)
-            elif isinstance(old, Make) and old is self._only_make(old.ino):
-                self._drop(old)
-                new = replace(new, ids=old.ids + new.ids, replaces=old.replaces)
-        self._add(new)
+                self._become(step, replace(new, ids=ids, passed=passed, replaces=old.ino))
+                return
+            if isinstance(old, Make) and step is self._only_make(old.ino):
+                self._become(step, replace(new, ids=ids, passed=passed, replaces=old.replaces))
+                return
+        self._append(e, new)
 
     def _cancel_make(self, gone: Remove) -> bool:
         """The last name of an inode goes: was it made in this window, and no more than that?"""
         made = self._only_make(gone.ino)
         if made is None or not self._inside[gone.ino] <= self.settled:
             return False
-        self._drop(made)
-        ids = made.ids + gone.ids
-        if made.replaces is None:
+        old = made.action
+        ids = old.ids + gone.ids
+        if replaced := old.inos[1:]:  # that has to go still; it is no directory either
+            self._become(made, replace(gone, ids=ids, ino=replaced[0], passed=old.passed))
+        else:
+            self._drop(made)
             self.settled.update(ids)
-        else:  # that still has to go; it is no directory either
-            self._add(replace(gone, ids=ids, ino=made.replaces))
         return True
 
     def _cancel_link(self, gone: Remove) -> bool:
         """One of several names goes: was it but linked in this window, or made and linked on?"""
-        there, steps = self._latest(gone.place), self._of[gone.ino]
-        if isinstance(there, Link) and len(steps) == 1:
+        there, steps = self._at.get(gone.place), self._of[gone.ino]
+        if there is None or there not in steps or len(steps) > 2:
+            return False
+        old, others = there.action, [step for step in steps if step is not there]
+        if isinstance(old, Link) and not others:
             self._drop(there)
-            self.settled.update(there.ids + gone.ids)
+            self.settled.update(old.ids + gone.ids)
             return True
-        if isinstance(there, Make) and len(steps) == 2 and there.replaces is None:
-            link = self._steps[max(steps)]
-            if isinstance(link, Link):
-                self._drop(there)
-                self._drop(link)
-                self._add(replace(there, ids=there.ids + link.ids + gone.ids, place=link.place))
-                return True
+        if isinstance(old, Make) and len(old.ids) == 1 and isinstance(others[0].action, Link):
+            self._drop(there)
+            link = others[0].action
+            ids = old.ids + link.ids + gone.ids
+            new = replace(old, ids=ids, place=link.place, passed=old.places)
+            self._become(others[0], new)
+            return True
         return False
+
+    def _only_make(self, ino: int) -> _Step | None:
+        """The step that makes `ino`, if that is the only one it takes part in."""
+        steps = self._of[ino]
+        if len(steps) != 1:
+            return None
+        (step,) = steps
+        return step if isinstance(step.action, Make) and step.action.ino == ino else None
 
     def _dropped_with(self, e: Entry) -> list[int]:
         """The ids of data that home need not see: that of an inode whose last name `e` takes."""
@@ -215,32 +246,32 @@ class _Fold:
 
     # --- steps and their indexes ------------------------------------------------------------------
 
-    def _only_make(self, ino: int) -> Make | None:
-        """The step that makes `ino`, if that is the only step with it."""
-        steps = self._of[ino]
-        if len(steps) != 1:
-            return None
-        step = self._steps[next(iter(steps))]
-        return step if isinstance(step, Make) and step.ino == ino else None
+    def _append(self, e: Entry, action: NameAction) -> None:
+        step = _Step(e.id, action)
+        self._steps[step] = None
+        self._index(step)
 
-    def _latest(self, place: Place) -> NameAction | None:
-        return self._steps.get(self._at.get(place, 0))
+    def _become(self, step: _Step, action: NameAction) -> None:
+        self._unindex(step)
+        step.action = action
+        self._index(step)
 
-    def _add(self, step: NameAction) -> None:
-        key = step.ids[-1]
-        self._steps[key] = step
-        for ino in step.inos:
-            self._of[ino].add(key)
-        for place in step.places:
-            self._at[place] = key
+    def _drop(self, step: _Step) -> NameAction:
+        self._unindex(step)
+        del self._steps[step]
+        return step.action
 
-    def _drop(self, step: NameAction) -> None:
-        key = step.ids[-1]
-        del self._steps[key]
-        for ino in step.inos:
-            self._of[ino].discard(key)
-        for place in step.places:
-            if self._at.get(place) == key:
+    def _index(self, step: _Step) -> None:
+        for ino in step.action.inos:
+            self._of[ino].add(step)
+        for place in step.action.places:
+            self._at[place] = step
+
+    def _unindex(self, step: _Step) -> None:
+        for ino in step.action.inos:
+            self._of[ino].discard(step)
+        for place in step.action.places:
+            if self._at.get(place) is step:
                 del self._at[place]
 
 

@@ -4,7 +4,7 @@ One relation for three uses: which actions of a batch may run side by side, whic
 one of them has failed, and which entries wait while others are requeued. Whatever is done, or is
 still to be done, leaves *traces*; what comes after it waits if it *minds* one of them:
 
-    name         of a name that is made or freed: whoever uses that name again
+    name         of a name that is made, freed or passed: whoever makes or frees it again
     inode        of an inode whose names change: whoever changes them again
     made         of an inode that comes into being: whoever works in it, or on it
     inside       of the directories in which names change: whoever does away with such a directory
@@ -93,7 +93,10 @@ def _of_action(a: NameAction) -> Traces:
         gone: int | None = a.ino
     else:
         gone = a.replaces if isinstance(a, Make | Rename) else None
-    return _of_names(a.inos, a.places, made=made, gone=gone, tree=_moves_tree(a))
+    minds, leaves = _of_names(a.inos, a.places, made=made, gone=gone, tree=_moves_tree(a))
+    for place in a.passed:  # if it fails, its entries will use that name when they are retried
+        leaves += [("name", place), ("inside", place[0])]
+    return minds, leaves
 
 
 def _moves_tree(a: NameAction) -> bool:
