@@ -109,6 +109,7 @@ class GatewayLink:
         self._sock: trio.socket.SocketType | None = None
         self.process: GatewayProcess | None = None
         self.stopping = False
+        self._ending = ""  # how the last one ended
 
     # -- what the fileset asks -------------------------------------------------------------------
 
@@ -169,7 +170,8 @@ class GatewayLink:
 
     async def run(self) -> None:
         """Keep a gateway running until cancelled."""
-        for failures in itertools.count():
+        failures = -1
+        while True:
             began = trio.current_time()
             try:
                 await self._serve_one()
@@ -177,10 +179,12 @@ class GatewayLink:
                 log.error("gateway: %s", exc)
             if self.stopping:
                 return
-            self._gone("the gateway process ended")
-            if trio.current_time() - began > 60:
-                failures = 0
-            await trio.sleep(RESTART_S[min(failures, len(RESTART_S) - 1)])
+            failures = 0 if trio.current_time() - began > 60 else failures + 1
+            pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
+            reason = f"the gateway process ended{self._ending}; started again in {pause:g} s"
+            self._gone(reason)
+            await self._handle({"type": "ended", "reason": reason})
+            await trio.sleep(pause)
 
     async def _serve_one(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -304,7 +308,9 @@ class GatewayLink:
         if not await _ends(process, 2):
             process.kill()
             await _ends(process, 1)
-        if process.poll() is None:
+        status = process.poll()
+        self._ending = f" with status {status}" if status else ""
+        if status is None:
             log.error("gateway %d is stuck at home and is left behind", process.pid)
         self.process = None
 

@@ -17,14 +17,14 @@ import trio
 from afmfs import __version__
 from afmfs.cache import queue_report
 from afmfs.cache.blobs import POOL
+from afmfs.cache.cached_report import cached_report
 from afmfs.cache.commands import execute
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.lock import machine_id
-from afmfs.cache.status import CachedReport, Status, cached_state, dirty_bytes, with_block
+from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.errors import Refused
 from afmfs.gateway.protocol import Message
-from afmfs.model import blocks
 from afmfs.model.entry import ROOT
 from afmfs.model.states import Facts, reason, shown
 
@@ -83,6 +83,7 @@ class Steering:
             "inconsistent": self._on_inconsistent,
             "status": self._on_status,
             "event": self._on_event,
+            "ended": self._on_ended,
         }
 
     async def execute(self, line: str) -> str:
@@ -160,21 +161,7 @@ class Steering:
     def cached(self, ino: int) -> CachedReport:
         inode = self._store.inode(ino)
         assert inode is not None
-        if not inode.is_file:
-            return CachedReport(
-                state="cached", size=inode.size, cached_bytes=inode.size, blocks=1,
-                cached_blocks=1, block_size=self.settings.block_size,
-                dirty=inode.changed > inode.retired,
-            )  # fmt: skip
-        number, size = self._validity.cached_blocks(inode)
-        total = blocks.count(inode.size, self.settings.block_size)
-        state = cached_state(number, total)
-        if state == "uncached" and self._validity.valid(inode, 0, inode.size):
-            state = "partial"  # some bytes of a block, not yet all
-        return CachedReport(
-            state=state, size=inode.size, cached_bytes=size, blocks=total, cached_blocks=number,
-            block_size=self.settings.block_size, dirty=inode.changed > inode.retired,
-        )  # fmt: skip
+        return cached_report(inode, self._validity, dirty=inode.changed > inode.retired)
 
     async def cached_state(self, ino: int) -> str:
         """What `user.afm.state` says: uncached, partial or cached, with bytes and blocks."""
@@ -212,7 +199,7 @@ class Steering:
 
     def flush_pending(self) -> int:
         """Execute everything that is pending now, whatever its age; the last number of it."""
-        self.flush_through = self._store.entries.last
+        self.flush_through, self.settled_through = self._store.entries.last, 0
         self._link.post({"type": "flush", "through": self.flush_through})
         return self.flush_through
 
@@ -237,6 +224,7 @@ class Steering:
 
     def resume_requeued(self) -> int:
         """Try requeued entries at once; how many there are."""
+        self.settled_through = 0
         self._link.post({"type": "resume"})
         return self._link.home.requeued
 
@@ -330,12 +318,15 @@ class Steering:
         self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
 
     async def _on_status(self, message: Message) -> None:
-        if message["settled"]:
-            through = message.get("through")
-            self.settled_through = self.flush_through if through is None else through
+        self.settled_through = message.get("through") or 0 if message["settled"] else 0
         if self.recovering and not message.get("in_doubt", 0):
             self.recovering = False
             self.record_event("afmRecoveryEnd")
+
+    async def _on_ended(self, message: Message) -> None:
+        """A gateway ended by itself; the next one is being started."""
+        self.last_error = message["reason"]
+        self.record_event("afmGatewayEnded", reason=message["reason"])
 
     async def _on_event(self, message: Message) -> None:
         if message["name"] == "afmCmdRequeued":

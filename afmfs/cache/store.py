@@ -28,6 +28,7 @@ RESERVED = 1 << 20
 """Numbers are reserved in such steps, durably, before the first of them is used."""
 
 _INSERT_INODE = f"INSERT INTO inode ({INODE_COLUMNS}) VALUES ({','.join('?' * 21)})"
+_PUT_TEXT = "INSERT OR REPLACE INTO fileset VALUES (?, CAST(? AS TEXT))"
 _SELECT_INODE = f"SELECT {INODE_COLUMNS} FROM inode WHERE ino = ?"
 _INSERT_ENTRY = f"INSERT INTO queue ({ENTRY_COLUMNS}) VALUES ({','.join('?' * 13)})"
 
@@ -155,7 +156,10 @@ class Store:
         return default if row is None else row[0]
 
     def put(self, key: str, value: Any) -> None:
-        self.execute("INSERT OR REPLACE INTO fileset VALUES (?, ?)", (key, value))
+        if isinstance(value, str):  # paths and what is said of them: any bytes
+            self.execute(_PUT_TEXT, (key, os.fsencode(value)))
+        else:
+            self.execute("INSERT OR REPLACE INTO fileset VALUES (?, ?)", (key, value))
 
     # -- inodes ---------------------------------------------------------------------------------
 
@@ -279,6 +283,7 @@ class Store:
 def connect(path: Path) -> sqlite3.Connection:
     """A writing connection. The log is checkpointed by a thread of its own, never in a commit."""
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.text_factory = os.fsdecode
     for pragma in (
         "journal_mode=WAL",
         "synchronous=NORMAL",
@@ -293,10 +298,12 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def connect_read_only(path: Path) -> sqlite3.Connection:
     """A connection for another thread: it sees what is committed and never writes."""
-    return sqlite3.connect(
+    db = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None,
         check_same_thread=False, timeout=10,
     )  # fmt: skip
+    db.text_factory = os.fsdecode
+    return db
 
 
 def create(db: sqlite3.Connection) -> None:
