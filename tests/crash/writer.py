@@ -34,6 +34,9 @@ LARGEST = 400_000
 ONE_WRITE = 60_000
 """A write of so many bytes is one FUSE request, so it happens whole or not at all."""
 
+DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
+"""What a call says whose server is gone."""
+
 PATIENCE = 60.0
 """Seconds until the mount is back."""
 
@@ -172,7 +175,7 @@ class Writer:
         try:
             call()
         except OSError as error:
-            if not self.mount_died(epoch):
+            if error.errno not in DEAD and not self.mount_died(epoch):
                 raise Broken(f"{what}: {error} while the mount lived") from error
             self.note(f"{self.count} ? {error}")
             self.settle(what, after)
@@ -200,7 +203,7 @@ class Writer:
                 return call()
             except OSError as error:
                 # Without its gateway, the cache says EIO to reads of what it does not hold.
-                away = error.errno in (errno.EIO, errno.ENOTCONN, errno.ECONNABORTED)
+                away = error.errno in (*DEAD, errno.EIO)
                 died = away or self.mount_died(epoch) or not self.directory.exists()
                 if not died or time.monotonic() > end:
                     raise Broken(f"looking: {error}") from error
@@ -232,7 +235,7 @@ class Writer:
 
 def _is_down(directory: Path) -> bool:
     try:
-        directory.stat()
+        os.statvfs(directory)  # no answer of the kernel's own
     except OSError:
         return True
     return False
