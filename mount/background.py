@@ -99,7 +99,8 @@ def log_to_file(cache: Path, *, verbose: bool) -> None:
 
 
 def leave_terminal(cache: Path) -> None:
-    """Once the mount serves: hold no terminal and no directory. Last words go to the log."""
+    """Hold no terminal, pipe or directory of whoever mounts. What is written to stderr from here
+    on, by libfuse, the gateway or a dying interpreter, goes to the log."""
     sys.stdout.flush()
     sys.stderr.flush()
     log = os.open(cache / LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -21,7 +21,7 @@ from pyfuse3 import FileNameT, InodeT
 from afmfs.errors import AfmError, Refused
 from afmfs.model.tunables import MountOptions
 from mount import background, mountpoint, turns
-from mount.background import Parent
+from mount.background import LOG_NAME, Parent
 from mount.control import ControlDirectory
 from mount.operations import Operations
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 OK, SYSTEM, INTERNAL, INTERRUPTED, FAILED = 0, 2, 4, 8, 32  # mount(8)'s exit codes
 
 STOP_LIMIT = 9.0  # s from the wish to stop to the end of the process, whatever hangs
-ANSWER_LIMIT = 2.0  # s of these in which requests under way may still be answered
+ANSWER_LIMIT = 2.0  # s of these for the kernel's dirty pages, and again for requests under way
 MOST_REQUESTS = 1000  # at once; those that wait for home must not keep out the others
 
 
@@ -73,7 +73,7 @@ class Request:
 def in_foreground(request: Request, engine: Engine) -> int:
     """Mount and serve until unmounted. Returns an exit code of mount(8)."""
     background.log_to_stderr(verbose=request.verbose)
-    code, message = _run(request, engine, lambda _settings: None)
+    code, message = _run(request, engine, lambda _settings: None, lambda: None)
     if message:
         os.write(2, f"mount.afmfs: {message}\n".encode("utf-8", "surrogateescape"))
     return code
@@ -83,11 +83,12 @@ def in_background(request: Request, engine: Engine) -> int:
     """Mount; return when the mount serves (0) or has failed."""
 
     def child(parent: Parent) -> int:
-        def serving(settings: Settings) -> None:
+        def prepared(settings: Settings) -> None:
+            background.log_to_file(settings.cache, verbose=request.verbose)
+            # Before the gateway starts: it would keep the terminal, or somebody's pipe, open.
             background.leave_terminal(settings.cache)
-            parent.report(OK)
 
-        code, message = _run(request, engine, serving, log_to_file=True)
+        code, message = _run(request, engine, prepared, lambda: parent.report(OK))
         if message and logging.getLogger().handlers:
             log.error("%s", message)
         parent.report(code, message)
@@ -99,16 +100,14 @@ def in_background(request: Request, engine: Engine) -> int:
 def _run(
     request: Request,
     engine: Engine,
-    serving: Callable[[Settings], None],
-    *,
-    log_to_file: bool = False,
+    prepared: Callable[[Settings], None],
+    serving: Callable[[], None],
 ) -> tuple[int, str]:
     """Exit code and, where it failed, a sentence for whoever mounts."""
     try:
         background.allow_many_files()
         settings = engine.prepare(request.target, request.point, request.options)
-        if log_to_file:
-            background.log_to_file(settings.cache, verbose=request.verbose)
+        prepared(settings)
         background.stacks_on_request()
         trio.run(_serve, request, settings, engine, serving)
     except BaseException as error:
@@ -132,7 +131,7 @@ def _explain(error: BaseException) -> tuple[int, str]:
 
 
 async def _serve(
-    request: Request, settings: Settings, engine: Engine, serving: Callable[[Settings], None]
+    request: Request, settings: Settings, engine: Engine, serving: Callable[[], None]
 ) -> None:
     stop = Stop(request.point)
     async with trio.open_nursery() as nursery:
@@ -156,9 +155,7 @@ async def _serve(
         nursery.cancel_scope.cancel()
 
 
-async def _announce(
-    begun: trio.Event, settings: Settings, serving: Callable[[Settings], None]
-) -> None:
+async def _announce(begun: trio.Event, settings: Settings, serving: Callable[[], None]) -> None:
     await begun.wait()
     log.info(
         "%s is mounted at %s, its home is %s",
@@ -166,7 +163,7 @@ async def _announce(
         settings.mountpoint,
         settings.target,
     )
-    serving(settings)
+    serving()
 
 
 def _begin_session(request: Request, settings: Settings, fileset: Fileset) -> Operations:
@@ -177,10 +174,10 @@ def _begin_session(request: Request, settings: Settings, fileset: Fileset) -> Op
     try:
         pyfuse3.init(operations, os.fspath(request.point), words)
     except RuntimeError as error:
-        hint = "; allow_other needs user_allow_other in /etc/fuse.conf" if os.getuid() else ""
+        also = ", and user_allow_other in /etc/fuse.conf for allow_other" if os.getuid() else ""
         raise Refused(
-            f"FUSE does not mount at {request.point} ({error}); its own message is above. "
-            f"Is there a /dev/fuse that you may open{hint}?"
+            f"FUSE does not mount at {request.point}. It needs a /dev/fuse that you may open{also};"
+            f" its own words are above, or at the end of {settings.cache / LOG_NAME}"
         ) from error
     return operations
 
@@ -195,28 +192,42 @@ class Stop:
     def __init__(self, point: Path) -> None:
         self._point = point
         self._requests: trio.CancelScope | None = None
+        self._readiness: turns.Readiness | None = None
         self._limit: threading.Thread | None = None
         self.mounted = False
 
     async def at_signals(
         self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            task_status.started()
-            async for number in signals:
-                log.info("%s", signal.Signals(number).name)
-                if self._limit is not None:
-                    self._end("a second signal")
-                self._wind_up()
-                if self._requests is None:
-                    raise KeyboardInterrupt
-                pyfuse3.terminate()
+        async with trio.open_nursery() as nursery:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                task_status.started()
+                async for number in signals:
+                    log.info("%s", signal.Signals(number).name)
+                    if self._limit is not None:
+                        self._end("a second signal")
+                    self._set_limit()
+                    if self._requests is None:
+                        raise KeyboardInterrupt
+                    nursery.start_soon(self._finish)
+
+    async def _finish(self) -> None:
+        # What the kernel has taken for us (write-back cache, mappings) and not handed over yet
+        # would go with the connection.
+        with trio.move_on_after(ANSWER_LIMIT):
+            await trio.to_thread.run_sync(
+                mountpoint.write_back, self._point, abandon_on_cancel=True
+            )
+            if self._readiness is not None:
+                await self._readiness.quiet()  # syncfs has sent the pages, and waits for none
+        self._wind_up()
+        pyfuse3.terminate()
 
     async def answer_requests(self) -> None:
         """Serve the kernel until it or a signal ends it; then the process ends within the limit."""
-        with trio.CancelScope() as self._requests, turns.saved() as readiness:
+        with trio.CancelScope() as self._requests, turns.saved() as self._readiness:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._at_end_of_connection, readiness.ended)
+                nursery.start_soon(self._at_end_of_connection, self._readiness.ended)
                 await pyfuse3.main(max_tasks=MOST_REQUESTS)
                 nursery.cancel_scope.cancel()
         self._set_limit()

@@ -98,6 +98,19 @@ def detach(point: Path) -> None:
         raise Refused(f"the dead mount at {point} cannot be cleared: {reason}")
 
 
+def write_back(point: Path) -> None:
+    """Have the kernel hand over the dirty pages of the mount at `point`. For a thread: the event
+    loop answers the writes."""
+    try:
+        root = os.open(point, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return  # it is gone, and its pages with it
+    try:
+        ctypes.CDLL(None).syncfs(root)
+    finally:
+        os.close(root)
+
+
 def fuse_options(device: str, options: MountOptions) -> set[str]:
     """For libfuse. Never auto_unmount: a crash leaves the mount point dead, so that nothing can be
     written below it unseen."""

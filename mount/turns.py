@@ -31,6 +31,9 @@ LOOKS = 16 if len(os.sched_getaffinity(0)) > 1 else 0
 program that does one operation after the other comes back within them; waking up costs more."""
 
 
+QUIET = 0.05  # s without a request after which the kernel has said what it had to say
+
+
 class ReadLock(trio.abc.Instrument):
     """Held by the task that reads. Free while its request is being handled.
 
@@ -73,12 +76,21 @@ class Readiness:
         self._fd = -1
         self._poll = select.poll()
         self._run = 0
+        self._waits = 0
+
+    async def quiet(self) -> None:
+        """Return when no request has come for a while."""
+        before = -1
+        while before != self._waits:
+            before = self._waits
+            await trio.sleep(QUIET)
 
     async def wait(self, fd: int) -> None:
         if fd != self._fd:
             self._fd, self._poll = fd, select.poll()
             self._poll.register(fd, select.POLLIN)
         self._run += 1
+        self._waits += 1
         if self._run >= LONGEST_RUN or not self._look(LOOKS):
             self._run = 0
             await trio.lowlevel.wait_readable(fd)
