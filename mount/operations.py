@@ -52,6 +52,7 @@ ROOT = pyfuse3.ROOT_INODE
 PAGE = 64  # names asked of the fileset at once; a reply of the kernel's usual size takes about 200
 CREATE_ONLY = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 STATE_XATTR = b"user.afm.state"
+SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 def routed(
@@ -224,7 +225,10 @@ class Operations(pyfuse3.Operations):
     @handler
     @routed
     async def open(self, ino: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        await self._fileset.open(ino, flags)
+        inode = await self._fileset.open(ino, flags)
+        if flags & os.O_TRUNC and ctx.uid and inode.mode & SET_ID:
+            # The kernel does it at a write or truncate(2), but leaves an O_TRUNC to us.
+            await self._fileset.setattr(ino, mode=stat.S_IMODE(inode.mode) & ~_shed(inode.mode))
         return FileInfo(fh=FileHandleT(ino))
 
     @handler
@@ -330,6 +334,12 @@ def _check_new(parent: int, name: bytes) -> None:
         raise FUSEError(errno.EPERM)
     if name == control.NAME and parent == ROOT:
         raise FUSEError(errno.EEXIST)
+
+
+def _shed(mode: int) -> int:
+    """The bits that a change by an unprivileged user takes from a file. Set-group-ID without
+    execution by the group never was one."""
+    return SET_ID if mode & stat.S_IXGRP else stat.S_ISUID
 
 
 def _check_old(parent: int, name: bytes) -> None:

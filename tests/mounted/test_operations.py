@@ -219,3 +219,19 @@ def test_the_kernel_may_cache_writes(mounted: MountAt) -> None:
             out.write(b"ten bytes\n")
     assert file.stat().st_size == 10_000
     assert file.read_bytes() == b"ten bytes\n" * 1000
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+@pytest.mark.parametrize("change", ["echo x >>", ":>", "truncate -s 1"])
+def test_a_change_by_another_user_takes_the_set_id_bits(mounted: MountAt, change: str) -> None:
+    point = mounted("allow_other")
+    for above in point.parents:
+        if "pytest" in str(above):
+            above.chmod(0o755)
+    file = point / "set-id"
+    file.write_text("12")
+    os.chmod(file, 0o6777)
+    subprocess.run(
+        ["sh", "-c", f"{change} '{file}'"], user=65534, group=65534, extra_groups=[], check=True
+    )
+    assert stat.S_IMODE(file.stat().st_mode) == 0o777
