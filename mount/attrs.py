@@ -16,7 +16,9 @@ FOREVER = 1e6
 """s that the kernel may answer from its own cache. Nobody else writes; what changes behind the
 kernel's back (a version adopted from home) is invalidated one by one."""
 
-PREFERRED_IO = 4096  # bytes; st_blksize
+PREFERRED_IO = 128 << 10
+"""st_blksize, bytes: what buffered programs gather before they write. Python's do so three times as
+fast as with 4 KiB; the C library's stdio does not care."""
 
 
 class Changes(TypedDict, total=False):

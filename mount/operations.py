@@ -49,7 +49,7 @@ R = TypeVar("R")
 Number = TypeVar("Number", bound=int)  # an inode or a handle
 
 ROOT = pyfuse3.ROOT_INODE
-PAGE = 64  # names asked of the fileset at once; a reply of the kernel's usual size takes about 200
+PAGE = 128  # names asked of the fileset at once; a reply of the kernel's usual size takes about 200
 CREATE_ONLY = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 STATE_XATTR = b"user.afm.state"
 SET_ID = stat.S_ISUID | stat.S_ISGID

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import inspect
 import os
+import random
 import socket
 import stat
 import subprocess
@@ -219,6 +220,22 @@ def test_the_kernel_may_cache_writes(mounted: MountAt) -> None:
             out.write(b"ten bytes\n")
     assert file.stat().st_size == 10_000
     assert file.read_bytes() == b"ten bytes\n" * 1000
+
+
+@pytest.mark.parametrize("options", [(), ("writeback",)])
+def test_small_writes_anywhere(mounted: MountAt, tmp_path: Path, options: tuple[str, ...]) -> None:
+    chance = random.Random(1)
+    with (
+        (mounted(*options) / "anywhere").open("w+b", buffering=0) as here,
+        (tmp_path / "there").open("w+b", buffering=0) as there,
+    ):
+        for _ in range(500):
+            offset, data = chance.randrange(500_000), chance.randbytes(chance.randrange(1, 6000))
+            for file in (here, there):
+                os.pwrite(file.fileno(), data, offset)
+            if chance.random() < 0.02:
+                os.fsync(here.fileno())
+        assert os.pread(here.fileno(), 1 << 20, 0) == os.pread(there.fileno(), 1 << 20, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
