@@ -263,11 +263,16 @@ class Mount:
         run = self.afmctl(
             "flushPending", "--wait", "--timeout", f"{timeout:g}", timeout=timeout + 30
         )
-        assert run.returncode == 0, f"{run.stdout}{run.stderr}\n{self.log_tail()}"
+        assert run.returncode == 0, f"{run.stdout}{run.stderr}\n{self.events()}"
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.point / ".afm/status.json").read_bytes())
         return found
+
+    def events(self, last: int = 10) -> str:
+        """What happened to the fileset, a line each, the newest last."""
+        lines = (self.point / ".afm/events").read_text(errors="replace").splitlines()
+        return "\n".join(["--- events:", *lines[-last:]])
 
     def await_state(self, *states: str, seconds: float = 30.0) -> None:
         wait_until(
