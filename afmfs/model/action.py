@@ -126,7 +126,7 @@ class Batch:
 
     names: tuple[NameAction, ...]  # in an order that respects their dependencies
     pushes: tuple[Push, ...]  # after the names; independent of each other
-    settled: tuple[int, ...]  # entries that need nothing at home (made and removed in one window)
+    settled: tuple[int, ...]  # need nothing at home (made and removed); executed before the rest
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -114,23 +114,18 @@ class _Fold:
 
     def _finished(self, a: NameAction) -> NameAction:
         """The action, with its ids in order, and a Make with the data of its inode."""
-        if not isinstance(a, Make):
-            return a if len(a.ids) == 1 else replace(a, ids=tuple(sorted(a.ids)))
-        entries = self.data.pop(a.ino, [])
-        return Make(
-            ids=tuple(sorted((*a.ids, *(e.id for e in entries)))),
-            ino=a.ino,
-            kind=a.kind,
-            place=a.place,
-            passed=a.passed,
-            content=new_content(a.kind, entries),
-            replaces=a.replaces,
-        )
+        entries = self.data.pop(a.ino, []) if isinstance(a, Make) else []
+        ids = tuple(sorted((*a.ids, *(e.id for e in entries))))
+        if entries and isinstance(a, Make):
+            return replace(a, ids=ids, content=new_content(a.kind, entries))
+        return a if ids == a.ids else replace(a, ids=ids)
 
     # --- the rules, by operation ------------------------------------------------------------------
 
     def make(self, e: Entry) -> None:
-        self._bring(e, Make(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)), source(e))
+        content, place = new_content(e.kind, []), source(e)
+        new = Make(ids=(e.id,), ino=e.ino, kind=e.kind, place=place, content=content)
+        self._bring(e, new, place)
 
     def link(self, e: Entry) -> None:
         self._append(e, Link(ids=(e.id,), ino=e.ino, kind=e.kind, place=source(e)))
@@ -144,28 +139,22 @@ class _Fold:
 
     def rename(self, e: Entry) -> None:
         ids = (*self._dropped_with(e), e.id)
-        made = self._only_make(e.ino)
-        new: Make | Rename
-        if made and len(made.action.ids) == 1 and not e.is_dir:
-            old = self._drop(made)
-            new = Make(
-                ids=old.ids + ids,
-                ino=e.ino,
-                kind=e.kind,
-                place=target(e),
-                passed=old.places,
-                replaces=e.ino2,
-            )
-        else:
-            new = Rename(
-                ids=ids,
-                ino=e.ino,
-                kind=e.kind,
-                place=source(e),
-                target=target(e),
-                replaces=e.ino2,
-            )
-        self._bring(e, new, target(e))
+        alone = self._only_make(e.ino)
+        if alone and isinstance(made := alone.action, Make) and len(made.ids) == 1 and not e.is_dir:
+            self._drop(alone)
+            ids, passed = made.ids + ids, made.places
+            new = replace(made, ids=ids, place=target(e), passed=passed, replaces=e.ino2)
+            self._bring(e, new, new.place)
+            return
+        moved = Rename(
+            ids=ids,
+            ino=e.ino,
+            kind=e.kind,
+            place=source(e),
+            target=target(e),
+            replaces=e.ino2,
+        )
+        self._bring(e, moved, moved.target)
 
     def exchange(self, e: Entry) -> None:
         assert e.ino2 is not None

@@ -20,12 +20,12 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Mapping, Sequence
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from afmfs.model.action import Exchange, Link, Make, NameAction, Place, Remove, Rename
 
 
-class _Role(Enum):
+class _Role(IntEnum):
     """What an action does to an inode."""
 
     MADE = auto()

@@ -467,6 +467,7 @@ class Gateway:
         batch, doubt = self.next_batch(window), bool(self.flight)
         before = len(self.unexecuted())
         failed: set[int] = set()
+        self.executed.update(batch.settled)
         for level in levels(batch.names):
             waiting = dependents(batch.names, failed)
             for a in rnd.sample(level, len(level)):
@@ -481,7 +482,6 @@ class Gateway:
                 failed.update(p.ids)
             else:
                 self.execute(p, doubt=doubt)
-        self.executed.update(batch.settled)
         self.requeued |= failed
         self.flight = []
         assert failed or len(self.unexecuted()) < before or not before or self.requeued

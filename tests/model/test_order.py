@@ -1,0 +1,117 @@
+"""What waits for what, rule by rule. That it suffices: test_coalesce.py, where levels run in any
+order and actions fail at random."""
+
+from __future__ import annotations
+
+from test_coalesce_rules import (
+    DIR,
+    D,
+    F,
+    G,
+    OLD,
+    T,
+    X,
+    Y,
+    attr,
+    exchange,
+    link,
+    make,
+    planned,
+    remove,
+    rename,
+    size,
+    write,
+)
+
+from afmfs.model.entry import Entry
+from afmfs.model.order import dependents, levels, split_held
+
+IN_D = (D, b"a")
+
+
+def shape(*entries: Entry) -> list[list[int]]:
+    return [[a.ids[0] for a in level] for level in levels(planned(*entries).names)]
+
+
+def held(*entries: Entry, requeued: set[int]) -> list[int]:
+    numbered = [e._replace(id=n) for n, e in enumerate(entries, 1)]
+    ready, waiting = split_held(numbered, requeued)
+    assert sorted(ready + waiting) == numbered
+    return [e.id for e in waiting]
+
+
+def test_what_is_independent_shares_a_level() -> None:
+    assert shape(make(X, T), make(Y, F), remove(OLD, G)) == [[1, 2, 3]]
+
+
+def test_a_directory_comes_before_what_is_in_it() -> None:
+    assert shape(make(D, T, DIR), make(Y, F), make(X, IN_D)) == [[1, 2], [3]]
+
+
+def test_a_directory_goes_after_what_was_in_it() -> None:
+    entries = [remove(OLD, IN_D), rename(Y, (D, b"b"), F), make(X, T), remove(D, G, kind=DIR)]
+    assert shape(*entries) == [[1, 2, 3], [4]]
+
+
+def test_one_inode_is_worked_on_in_order() -> None:
+    assert shape(make(X, T), link(X, F), link(X, G)) == [[1], [2], [3]]
+
+
+def test_a_moving_directory_moves_alone() -> None:
+    assert shape(rename(D, F, G, kind=DIR), make(X, T), make(Y, IN_D)) == [[1], [2, 3]]
+
+
+def test_a_passed_name_is_used_after() -> None:
+    saved = [make(X, T), rename(X, T, F)]
+    assert shape(*saved, make(Y, T)) == [[1], [3]]
+    assert shape(*saved, make(Y, T), rename(Y, T, G)) == [[1, 3]]  # two saves by one name
+
+
+def test_what_failed_stops_what_needs_it_and_nothing_else() -> None:
+    names = planned(make(D, T, DIR), make(X, IN_D), link(X, F), make(Y, G)).names
+    assert [a.ids for a in dependents(names, {1})] == [(2,), (3,)]
+    assert [a.ids for a in dependents(names, {2})] == [(3,)]
+    assert dependents(names, set()) == []
+
+
+def test_what_touches_a_held_name_or_inode_waits() -> None:
+    assert held(rename(OLD, F, G), make(X, F), make(Y, T), requeued={1}) == [1, 2]
+    assert held(rename(OLD, F, G), remove(OLD, G), requeued={1}) == [1, 2]
+    assert held(rename(X, T, F, over=OLD), remove(Y, F), requeued={1}) == [1, 2]
+    assert held(make(X, T), write(X, 0, 4), attr(OLD), requeued={1}) == [1, 2]
+
+
+def test_data_reaches_a_file_that_is_not_renamed_yet() -> None:
+    assert held(rename(OLD, F, G), write(OLD, 0, 4), requeued={1}) == [1]
+
+
+def test_a_refused_attribute_keeps_no_name_back() -> None:
+    assert held(attr(D, DIR), make(X, IN_D), rename(D, F, G, kind=DIR), requeued={1}) == [1]
+    assert held(write(OLD, 0, 4), remove(OLD, F), requeued={1}) == [
+        1
+    ]  # makes room where there is none
+    assert held(write(OLD, 0, 4), size(OLD, 2), requeued={1}) == [1, 2]
+
+
+def test_data_goes_before_one_of_several_names() -> None:
+    assert held(write(OLD, 0, 4), remove(OLD, F, flags=0), requeued={1}) == [1, 2]
+    assert held(write(OLD, 0, 4), rename(X, T, F, over=OLD, flags=0), requeued={1}) == [1, 2]
+
+
+def test_a_directory_waits_for_what_was_in_it() -> None:
+    assert held(remove(OLD, IN_D), remove(D, F, kind=DIR), requeued={1}) == [1, 2]
+    assert held(remove(OLD, IN_D), rename(Y, T, F, over=D, kind=DIR), requeued={1}) == [1, 2]
+
+
+def test_files_are_made_in_a_directory_that_is_not_renamed_yet() -> None:
+    assert held(rename(D, F, G, kind=DIR), make(X, IN_D), requeued={1}) == [1]
+
+
+def test_directories_move_in_order() -> None:
+    entries = [rename(D, (Y, b"d"), F, kind=DIR), rename(Y, T, IN_D, kind=DIR), make(X, G)]
+    assert held(*entries, requeued={1}) == [1, 2]
+    assert held(exchange(OLD, F, X, G), rename(Y, T, IN_D, kind=DIR), requeued={1}) == [1, 2]
+
+
+def test_what_depends_on_held_entries_is_held() -> None:
+    assert held(rename(OLD, F, G), make(D, F, DIR), make(X, IN_D), requeued={1}) == [1, 2, 3]
