@@ -14,7 +14,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,9 @@ class Outcome(NamedTuple):
     stamp: Stamp | None = None
     result: str = DONE
     errno: int | None = None  # why it is unrepresentable
+
+
+_NO_STAMP = (None, None, None)
 
 
 class Requeued(NamedTuple):
@@ -176,30 +179,41 @@ class Journal:
         `requeued` entries leave the flight unless they may be partly executed; `untouched` ones
         were certainly not executed and are as they were before.
         """
-        outcomes, requeued, untouched = list(outcomes), list(requeued), list(untouched)
-        gone = [o.id for o in outcomes] + [r.id for r in requeued if not r.pushing] + untouched
+        outcomes, requeued = list(outcomes), list(requeued)
+        gone = {o.id for o in outcomes}
+        gone.update(r.id for r in requeued if not r.pushing)
+        gone.update(untouched)
         with self._lock:
             first = self._next_seq
             with self._transaction() as db:
+                db.executemany(_INSERT, map(_columns, enumerate(outcomes, first)))
+                self._delete_flight(db, gone)
                 db.executemany(
-                    _INSERT, map(_columns, range(first, first + len(outcomes)), outcomes)
-                )
-                db.executemany(
-                    "DELETE FROM flight WHERE id=?", [(i,) for i in gone if i in self._flight]
-                )
-                db.executemany(
-                    "DELETE FROM requeued WHERE id=?",
-                    [(o.id,) for o in outcomes if o.id in self._requeued],
+                    "DELETE FROM requeued WHERE id=?", [(i,) for i in self._requeued if i in gone]
                 )
                 db.executemany("INSERT OR REPLACE INTO requeued VALUES (?,?,?,?,?,?,?)", requeued)
             self._next_seq += len(outcomes)
             for seq, outcome in enumerate(outcomes, first):
                 self._remember(seq, outcome)
-                self._requeued.pop(outcome.id, None)
             for entry in gone:
                 self._flight.pop(entry, None)
+            if self._requeued:
+                self._requeued = {i: r for i, r in self._requeued.items() if i not in gone}
             self._requeued.update((r.id, r) for r in requeued)
             return next(reversed(self._outcomes), 0)
+
+    def _delete_flight(self, db: sqlite3.Connection, gone: Set[int]) -> None:
+        """Whole batches at once: a row at a time costs as much as recording its outcome."""
+        flight = self._flight
+        staying = {batch for entry, batch in flight.items() if entry not in gone}
+        landed = {flight[entry] for entry in gone if entry in flight}
+        db.executemany("DELETE FROM flight WHERE batch=?", [(b,) for b in landed - staying])
+        db.executemany(
+            "DELETE FROM flight WHERE id=?",
+            [(i,) for i in gone if i in flight and flight[i] in staying]
+            if staying & landed
+            else [],
+        )
 
     def never_executed(self, entries: Iterable[int]) -> None:
         """The queue does not hold these any more though they never got an outcome: power loss took
@@ -275,9 +289,9 @@ _INSERT = (
 )
 
 
-def _columns(seq: int, outcome: Outcome) -> tuple[Any, ...]:
-    stamp = outcome.stamp or (None, None, None)
-    return seq, outcome.id, outcome.ino, *stamp, outcome.result, outcome.errno
+def _columns(numbered: tuple[int, Outcome]) -> tuple[Any, ...]:
+    seq, (entry, ino, stamp, result, code) = numbered
+    return seq, entry, ino, *(stamp or _NO_STAMP), result, code
 
 
 def _lock(path: Path) -> int:

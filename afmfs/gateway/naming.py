@@ -13,6 +13,7 @@ import stat
 
 from afmfs.gateway.exchange import Exchanger
 from afmfs.gateway.pushing import Pusher
+from afmfs.gateway.small import make_small
 from afmfs.gateway.stamp import take
 from afmfs.gateway.transfer import BlobError
 from afmfs.gateway.trouble import Inconsistent, MayEnd, Trouble, Verb
@@ -53,7 +54,8 @@ class Namer:
             dirfd = work.directory(place[0])
         except OSError as exc:
             raise work.trouble(exc, place, Verb.MAKE, action.kind) from exc
-        return work.finish(action, self._make_at(action, dirfd, place[1]))
+        done = make_small(work, action, dirfd) if stat.S_ISREG(action.kind) else None
+        return work.finish(action, done or self._make_at(action, dirfd, place[1]))
 
     def _make_at(self, action: Make, dirfd: int, name: bytes) -> Done:
         """Make the object under a name that need not be its place yet."""

@@ -263,15 +263,17 @@ class Replay:
     def _land(self, pick: Pick, result: Result) -> None:
         """The batch is executed, durably at home. Its outcomes wait for a durable point
         (outcome-after-durable)."""
-        landing = Landing()
+        landing, entries = Landing(), pick.entries
+        add = landing.outcomes.append
         for entry in pick.batch.settled:
-            landing.outcomes.append(Outcome(entry, pick.entries[entry].ino))
+            add(Outcome(entry, entries[entry].ino))
         for action, done in result.done:
             said = DONE if done.unrepresentable is None else UNREPRESENTABLE
+            mine = action.ino
             for i in action.ids:
-                ino = pick.entries[i].ino
-                stamp = done.stamp if ino == action.ino else None
-                landing.outcomes.append(Outcome(i, ino, stamp, said, done.unrepresentable))
+                ino = entries[i].ino
+                stamp = done.stamp if ino == mine else None
+                add(Outcome(i, ino, stamp, said, done.unrepresentable))
             if isinstance(action, Exchange):
                 landing.exchanges += action.ids
         self._progress.finish(pick.batch.settled, 0, None)

@@ -123,9 +123,9 @@ class Window:
     def _cut(self, ready: list[Entry], now_ns: int) -> tuple[list[Entry], int | None]:
         total = 0
         for n, entry in enumerate(ready):
-            if not self._is_ripe(entry, now_ns):
+            if entry.id > self.flush_through and not self._is_ripe(entry, now_ns):
                 return ready[:n], entry.queued_ns + self._delay_ns
-            if entry.op is Op.WRITE:
+            if entry.op == Op.WRITE:
                 total += entry.end - entry.start
             if n + 1 == self._limit or total >= BYTES:
                 return ready[: n + 1], None

@@ -40,7 +40,7 @@ class FakeMount:
         self.log: list[Message] = []
         self.replies: dict[int, tuple[Message, bytes]] = {}
         self.gateway: Gateway | None = None
-        self.points = 0
+        self.points = self.generations = 0
         self.point_ok = True
         self.on_point: Callable[[], None] = lambda: None
         self.auto_retire = True
@@ -123,9 +123,10 @@ class FakeMount:
     def blob(self, ino: int) -> Path:
         gen = self.get(ino, "gen")
         if not gen:
-            gen = 1
+            self.generations += 1
+            gen = self.generations
             self.update(ino, gen=gen)
-        return self.cache / "blobs" / f"{ino & 0xFF:02x}" / f"{ino:x}.{gen:x}"
+        return self.cache / "blobs" / f"{gen >> 10 & 0xFF:02x}" / f"{gen:x}"
 
     def put(self, ino: int, offset: int, data: bytes) -> None:
         fd = os.open(self.blob(ino), os.O_RDWR | os.O_CREAT, 0o600)
