@@ -122,7 +122,9 @@ class Execution:
             self.threads.observe(perf_counter() - start)
         self.work.pulse()
 
-    def _fail(self, action: Action, failed: Failed) -> None:
+    def _fail(self, action: NameAction | Push, failed: Failed) -> None:
+        if not failed.partial and self._never_held(action):
+            return
         with self._lock:
             self.result.failed.append((action, failed))
             ids = {i for a, _ in self.result.failed for i in a.ids}
@@ -130,15 +132,19 @@ class Execution:
             self._skipped = frozenset(a.ids[0] for a in waiting)
 
     def _contradict(self, action: NameAction | Push, contradicted: Contradicted) -> None:
-        never = self.work.never_held(action)
-        if never is not None:  # no wonder that it isn't there
-            done = self.work.finish(action, Done(None, never))
-            self.result.done.append((action, done))
+        if self._never_held(action):
             return
         with self._lock:
             if self.result.inconsistent is None:
                 self.result.inconsistent = contradicted.trouble
                 self.result.broken = action if contradicted.partial else None
+
+    def _never_held(self, action: NameAction | Push) -> bool:
+        """Whether home could never hold what the action is about: no wonder that it isn't there."""
+        code = self.work.never_held(action)
+        if code is not None:
+            self.result.done.append((action, self.work.finish(action, Done(None, code))))
+        return code is not None
 
 
 class Directories:

@@ -1,0 +1,146 @@
+"""Home refuses for now: requeued, and only what depends on it waits."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from afmfs.gateway.home import Home
+from tests.gateway.fake_mount import FakeMount
+
+
+@pytest.fixture
+def small_home(tmp_path: Path) -> Iterator[Path]:
+    home = tmp_path / "home"
+    home.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("mounts a tmpfs")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", home], check=True)
+    yield home
+    subprocess.run(["umount", home], check=True)
+
+
+def test_a_full_home(tmp_path: Path, small_home: Path) -> None:
+    mount = FakeMount(tmp_path / "cache", small_home)
+    try:
+        big = mount.make(b"big", os.urandom(2 << 20))
+        mount.link(big, b"big too")
+        mount.make(b"small", b"fits")
+        mount.start()
+        event = mount.await_message("event", name="afmCmdRequeued")
+        assert event["detail"]["errno"] == errno.ENOSPC
+        status = mount.settle()
+        assert status["requeued"] == 2  # the file and its bytes; the link waits for it
+        assert set(os.listdir(small_home)) == {".afm", "small"}
+        assert len(mount.pending()) == 3
+        subprocess.run(["mount", "-o", "remount,size=10m", small_home], check=True)
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "resume"})
+        mount.await_message("outcomes")
+        mount.settle()
+        assert (small_home / "big").stat().st_size == 2 << 20
+        assert os.path.samefile(small_home / "big", small_home / "big too")
+        assert mount.pending() == []
+    finally:
+        mount.close()
+
+
+def test_a_push_into_a_full_home(tmp_path: Path, small_home: Path) -> None:
+    """Half pushed, it is ours: no inconsistency when it is tried again, also after a restart."""
+    (small_home / "f").write_bytes(bytes(1000))
+    mount = FakeMount(tmp_path / "cache", small_home)
+    try:
+        f = mount.adopt(b"f", cached=True)
+        data = os.urandom(2 << 20)
+        mount.write(f, 0, data)
+        mount.make(b"small", b"fits", parent=1)
+        mount.start()
+        mount.await_message("event", name="afmCmdRequeued")
+        mount.settle()
+        mount.stop()
+        mount.start()
+        mount.await_message("connected")
+        subprocess.run(["mount", "-o", "remount,size=10m", small_home], check=True)
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "resume"})
+        mount.await_message("outcomes")
+        mount.settle()
+        assert (small_home / "f").read_bytes() == data
+        assert mount.pending() == []
+    finally:
+        mount.close()
+
+
+def test_drop(tmp_path: Path, small_home: Path) -> None:
+    mount = FakeMount(tmp_path / "cache", small_home)
+    try:
+        mount.make(b"big", os.urandom(2 << 20))
+        mount.start()
+        mount.settle()
+        for entry in mount.pending():
+            reply, _ = mount.request("drop", id=entry)
+            assert reply["ok"], reply
+        mount.retire()
+        assert mount.pending() == []
+        reply, _ = mount.request("drop", id=99)
+        assert not reply["ok"]
+    finally:
+        mount.close()
+
+
+def test_back_off_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    failures = [PermissionError(errno.EACCES, "no")] * 2
+    real = Home.make_dir
+
+    def make_dir(self: Home, dirfd: int, name: bytes) -> None:
+        if name == b"d" and failures:
+            raise failures.pop()
+        real(self, dirfd, name)
+
+    monkeypatch.setattr(Home, "make_dir", make_dir)
+    monkeypatch.setattr("afmfs.gateway.replay.BACK_OFF_S", 0.05)
+    mount = FakeMount(tmp_path / "cache", home)
+    try:
+        d = mount.mkdir(b"d")
+        mount.make(b"f", b"in it", parent=d)
+        mount.make(b"g", b"beside it")
+        mount.start()
+        mount.await_message("outcomes")
+        mount.await_message("outcomes")
+        mount.settle()
+        assert (home / "d/f").read_bytes() == b"in it"
+        assert mount.pending() == []
+    finally:
+        mount.close()
+
+
+def test_what_home_can_never_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is recorded and no longer pending; what follows on it is no inconsistency."""
+    home = tmp_path / "home"
+    home.mkdir()
+    mount = FakeMount(tmp_path / "cache", home)
+    try:
+        long = b"x" * 256
+        directory = mount.mkdir(long)
+        mount.make(b"f", b"bytes", parent=directory)
+        mount.make(b"ok", b"ok")
+        mount.start()
+        mount.settle()
+        assert mount.pending() == []
+        mount.setattr(directory, mode=stat.S_IFDIR | 0o700)
+        mount.remove(b"f", directory)
+        mount.remove(long)
+        mount.settle()
+        assert mount.pending() == []
+        assert [m for m in mount.log if m["type"] == "inconsistent"] == []
+        assert (home / "ok").exists()
+    finally:
+        mount.close()
