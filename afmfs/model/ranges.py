@@ -38,6 +38,8 @@ def cut(ranges: Ranges, size: int) -> Ranges:
 
 def subtract(ranges: Ranges, start: int, end: int) -> Ranges:
     """`ranges` without [start, end)."""
+    if start >= end:
+        return ranges
     kept: list[Range] = []
     for a, b in ranges:
         kept += [(x, y) for x, y in ((a, min(b, start)), (max(a, end), b)) if x < y]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from test_coalesce_rules import (
     DIR,
+    OLD,
     D,
     F,
     G,
-    OLD,
     T,
     X,
     Y,
