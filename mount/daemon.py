@@ -227,13 +227,16 @@ class Stop:
         """Serve the kernel until it or a signal ends it; then the process ends within the limit."""
         with trio.CancelScope() as self._requests, turns.saved() as self._readiness:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._at_end_of_connection, self._readiness.ended)
-                await pyfuse3.main(max_tasks=MOST_REQUESTS)
+                nursery.start_soon(self._at_end_of_connection, self._readiness)
+                try:
+                    await pyfuse3.main(max_tasks=MOST_REQUESTS)
+                except* ConnectionAbortedError:
+                    log.warning("the connection to the kernel was aborted")
                 nursery.cancel_scope.cancel()
         self._set_limit()
 
-    async def _at_end_of_connection(self, ended: trio.Event) -> None:
-        await ended.wait()
+    async def _at_end_of_connection(self, readiness: turns.Readiness) -> None:
+        await readiness.ended()
         self._wind_up()  # requests that wait for home are nobody's any more
 
     def _wind_up(self) -> None:

@@ -69,14 +69,29 @@ class ReadLock(trio.abc.Instrument):
 
 
 class Readiness:
-    """Wait for a descriptor to become readable, without a turn where it is soon."""
+    """Wait for the kernel's descriptor to become readable, without a turn where it is soon."""
 
     def __init__(self) -> None:
-        self.ended = trio.Event()  # the kernel has closed the connection
         self._fd = -1
+        self._known = trio.Event()
         self._poll = select.poll()
         self._run = 0
         self._waits = 0
+
+    async def wait(self, fd: int) -> None:
+        if fd != self._fd:
+            self._fd, self._poll = fd, select.poll()
+            self._poll.register(fd, select.POLLIN)
+            self._known.set()
+        self._run += 1
+        self._waits += 1
+        if self._run < LONGEST_RUN:
+            poll = self._poll.poll
+            for _ in range(LOOKS):
+                if poll(0):
+                    return
+        self._run = 0
+        await trio.lowlevel.wait_readable(fd)
 
     async def quiet(self) -> None:
         """Return when no request has come for a while."""
@@ -85,25 +100,12 @@ class Readiness:
             before = self._waits
             await trio.sleep(QUIET)
 
-    async def wait(self, fd: int) -> None:
-        if fd != self._fd:
-            self._fd, self._poll = fd, select.poll()
-            self._poll.register(fd, select.POLLIN)
-        self._run += 1
-        self._waits += 1
-        if self._run >= LONGEST_RUN or not self._look(LOOKS):
-            self._run = 0
-            await trio.lowlevel.wait_readable(fd)
-            self._look(1)
-
-    def _look(self, times: int) -> bool:
-        poll = self._poll.poll
-        for _ in range(times):
-            if found := poll(0):
-                if found[0][1] & select.POLLERR:
-                    self.ended.set()
-                return True
-        return False
+    async def ended(self) -> None:
+        """Return when the kernel has closed the connection, whoever is reading or not."""
+        await self._known.wait()
+        with select.epoll() as errors:
+            errors.register(self._fd, 0)  # requests are none, errors are always reported
+            await trio.lowlevel.wait_readable(errors.fileno())
 
 
 @contextmanager
