@@ -65,6 +65,11 @@ class Blobs:
         self._keep(gen, fd)
         return fd
 
+    def prepare(self, inode: Inode) -> None:
+        """Give the inode a generation, and a blob, if it has none."""
+        if self.descriptor(inode) is None:
+            self._create(inode)
+
     def _create(self, inode: Inode) -> int:
         """A blob for an inode that has none. Its generation becomes part of the inode with the
         transaction that makes bytes in it valid."""

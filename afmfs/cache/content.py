@@ -147,6 +147,9 @@ class Content:
         if not valid:
             self._blobs.write(inode, offset, data)
             return
+        # Zeros that no blob holds are about to be overwritten: its generation has to be part of
+        # the transaction.
+        self._blobs.prepare(inode)
         view = memoryview(data)
         for a, b in ranges.gaps(valid, offset, end):
             self._blobs.write(inode, a, view[a - offset : b - offset])

@@ -63,6 +63,15 @@ async def test_overwrite_durable(parts: Parts) -> None:  # noqa: F811
     assert parts.calls == ["commit", "committed", "sync_wal", "blob"]
 
 
+async def test_zeros_without_a_blob_are_overwritten_for_good(parts: Parts) -> None:  # noqa: F811
+    """The generation that the write makes is part of its transaction."""
+    inode = parts.make(b"f")
+    await parts.content.resize(inode, 100, changes={})
+    await parts.content.write(inode, 0, b"x" * 100)
+    after = parts.again()
+    assert await after.content.read(after.inode(b"f"), 0, 100) == b"x" * 100
+
+
 async def test_in_place_mark(parts: Parts) -> None:  # noqa: F811
     """One durable in-place entry serves until it is retired, also for another block."""
     inode = parts.make(b"f")

@@ -6,7 +6,8 @@ every operation, and at the end `result.json`: the tree that the mount and home 
 
 An operation that returned must last. The one that was running when the mount died may have
 happened or not; which of the two is read once the mount is back. Nothing lies in between, but for
-a write over bytes that were there: each of its bytes is an old one or a new one.
+a write: each byte that was there is an old one or a new one, and it may have come to a part of what
+it adds.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ LARGEST = 400_000
 """Bytes of a file: several blocks, where a block has 64 KiB."""
 
 ONE_WRITE = 60_000
-"""A write of so many bytes is one FUSE request."""
+"""Bytes of a write, at most."""
 
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 """What a call says whose server is gone."""
@@ -108,7 +109,10 @@ class Writer:
         def write(place: str) -> None:
             descriptor = os.open(place, os.O_WRONLY)
             try:
-                os.pwrite(descriptor, data, offset)
+                # The kernel cuts a write at page borders as it likes: killed between two requests,
+                # the call returns what the first one wrote.
+                if os.pwrite(descriptor, data, offset) != len(data):
+                    raise OSError(errno.ECONNABORTED, "written in part")
             finally:
                 os.close(descriptor)
 
@@ -243,7 +247,7 @@ def _is_torn(found: Model, before: Model, after: Model) -> bool:
     old, new, seen = before[path], after[path], found[path]
     if old is None or new is None or seen is None or {**found, path: new} != after:
         return False
-    if len(new) < len(old) or len(seen) not in (len(old), len(new)):
+    if not len(old) <= len(seen) <= len(new):
         return False  # a truncation is one step of the inode's
     old = old.ljust(len(new), b"\0")
     return all(byte in pair for byte, pair in zip(seen, zip(old, new, strict=True), strict=False))
