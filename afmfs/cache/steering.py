@@ -102,12 +102,14 @@ class Steering:
 
     def facts(self) -> Facts:
         home, store = self._link.home, self._store
+        needs_resync = str(store.get("needs_resync") or "")
         return Facts(
             stopped=bool(store.get("stopped", 0)),
             link=home.link,
             link_reason=home.reason,
-            recovering=self.recovering,
-            needs_resync=store.get("needs_resync") or "",
+            # What contradicts home is not settled by waiting.
+            recovering=self.recovering and not needs_resync,
+            needs_resync=needs_resync,
             pending=store.counters.queue_length,
             requeued=home.requeued,
             touched=self.touched,

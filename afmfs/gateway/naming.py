@@ -254,9 +254,14 @@ class Namer:
             raise Inconsistent(self.work.path(action.target), "is missing") from None
 
     def _renamed_before(self, action: Rename, dirfd: int) -> Done:
-        """In doubt, and gone from its old name: it must be at the new one."""
+        """In doubt, and gone from its old name: it is at the new one, or a later action of the
+        batch has removed it from there."""
         work = self.work
-        want_kind(work.home.lstat(dirfd, action.target[1]), action.kind, work.path(action.target))
+        try:
+            found = work.home.lstat(dirfd, action.target[1])
+        except FileNotFoundError:
+            return work.finish(action, NOTHING)
+        want_kind(found, action.kind, work.path(action.target))
         if action.kind == stat.S_IFDIR:
             work.home.forget_directories()
             work.locator.forget()
