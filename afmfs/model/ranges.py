@@ -48,7 +48,8 @@ def subtract(ranges: Ranges, start: int, end: int) -> Ranges:
 
 def within(ranges: Ranges, start: int, end: int) -> Ranges:
     """The part of `ranges` that lies in [start, end)."""
-    return tuple((max(a, start), min(b, end)) for a, b in ranges if a < end and b > start)
+    clipped = ((max(a, start), min(b, end)) for a, b in ranges)
+    return tuple((a, b) for a, b in clipped if a < b)
 
 
 def gaps(ranges: Ranges, start: int, end: int) -> Ranges:

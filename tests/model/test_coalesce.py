@@ -10,21 +10,31 @@ from simulation import Cache, world
 
 from afmfs.model.coalesce import plan
 
-NUMBER = st.integers(0, 99)
-OPERATIONS = ["make", "make", "write", "write", "truncate", "chmod", "setxattr", "remove", "remove"]
-OPERATIONS += ["remove_open", "rename", "rename", "rename", "link", "link", "exchange"]
-LIFE = st.tuples(st.sampled_from(OPERATIONS), NUMBER, NUMBER, NUMBER)
+Step = tuple[str, int, int, int]
+Steps = list[Step]
+
+CHANGES = ["make", "write", "truncate", "chmod", "setxattr", "remove", "remove_open"]
+CHANGES += ["rename", "link", "exchange"]
 
 
-def gateway_steps(*names: str) -> st.SearchStrategy[tuple[str, int, int, int]]:
-    return st.tuples(st.sampled_from(names), NUMBER, NUMBER, NUMBER)
+def lives(*gateway: str) -> st.SearchStrategy[Steps]:
+    """What applications do, and now and then the gateway. Each life is of few kinds of operations:
+    so that they get in each other's way more than an even mix ever would."""
+    number = st.integers(0, 99)
+    some = st.lists(st.sampled_from(CHANGES), min_size=1, max_size=6).map(lambda s: ["make", *s])
+    mixed = some.map(lambda s: s * 2 + list(gateway))
+    return mixed.flatmap(
+        lambda s: st.lists(
+            st.tuples(st.sampled_from(s), number, number, number), min_size=15, max_size=45
+        )
+    )
 
 
-def live(cache: Cache, step: tuple[str, int, int, int]) -> None:
+def live(cache: Cache, step: Step) -> None:
     getattr(cache, step[0])(*step[1:])
 
 
-def play(steps: list[tuple[str, int, int, int]], window: int) -> None:
+def play(steps: Steps, window: int) -> None:
     cache, gateway = world()
     for step in steps:
         rnd = Random(step[1])
@@ -51,10 +61,8 @@ def play(steps: list[tuple[str, int, int, int]], window: int) -> None:
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(LIFE, max_size=50), st.integers(1, 60))
-def test_batch_after_batch_is_entry_after_entry(
-    steps: list[tuple[str, int, int, int]], window: int
-) -> None:
+@given(lives(), st.integers(1, 60))
+def test_batch_after_batch_is_entry_after_entry(steps: Steps, window: int) -> None:
     cache, gateway = world()
     for step in steps:
         live(cache, step)
@@ -66,25 +74,25 @@ def test_batch_after_batch_is_entry_after_entry(
     gateway.check_same()
 
 
-@settings(max_examples=700, deadline=None)
-@given(st.lists(LIFE | gateway_steps("batch", "interrupted"), max_size=50))
+@settings(max_examples=900, deadline=None)
+@given(lives("batch", "interrupted", "interrupted"))
 def test_a_batch_in_doubt_is_executed_again_without_harm(
-    steps: list[tuple[str, int, int, int]],
+    steps: Steps,
 ) -> None:
     play(steps, window=40)
 
 
 @settings(max_examples=500, deadline=None)
-@given(st.lists(LIFE | gateway_steps("batch", "failing", "interrupted", "release"), max_size=50))
+@given(lives("batch", "failing", "failing", "interrupted", "release"))
 def test_what_failed_waits_and_what_depends_on_it_too(
-    steps: list[tuple[str, int, int, int]],
+    steps: Steps,
 ) -> None:
     play(steps, window=40)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(LIFE, max_size=50))
-def test_every_entry_is_in_one_place(steps: list[tuple[str, int, int, int]]) -> None:
+@given(lives())
+def test_every_entry_is_in_one_place(steps: Steps) -> None:
     cache, _ = world()
     for step in steps:
         live(cache, step)
