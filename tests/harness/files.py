@@ -268,7 +268,7 @@ class EngineFiles:
 
     def mkdir(self, path: bytes, mode: int) -> None:
         parent, name = self._free(path)
-        self._make(parent, name, stat.S_IFDIR | mode)
+        self._make(parent, name, stat.S_IFDIR | mode & 0o1777)
 
     def symlink(self, text: bytes, path: bytes) -> None:
         parent, name = self._free(path)
@@ -304,11 +304,18 @@ class EngineFiles:
             raise OSError(errno.ENOENT, path)
         if flags == 1 and other is not None:
             raise OSError(errno.EEXIST, target)
-        if target.startswith(path + b"/"):
+        if inode.ino in self._above(parent2.ino):
             raise OSError(errno.EINVAL, target)
-        if path.startswith(target + b"/"):
+        if other is not None and other.ino in self._above(parent.ino):
             raise OSError(errno.EINVAL if flags == 2 else errno.ENOTEMPTY, target)
         self.ask(self.fileset.rename, parent.ino, name, parent2.ino, name2, flags)
+
+    def _above(self, ino: int) -> list[int]:
+        """A directory and those that it is in."""
+        found = [ino]
+        while found[-1] != 1:
+            found.append(self.ask(self.fileset.lookup, found[-1], b"..").ino)
+        return found
 
     def readlink(self, path: bytes) -> bytes:
         inode = self.walk(path)

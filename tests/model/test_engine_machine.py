@@ -10,12 +10,11 @@ import os
 import shutil
 from pathlib import Path
 
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.harness.engine import Engine
 from tests.harness.files import EngineFiles
-from tests.harness.machine import MACHINE_SETTINGS, TreeMachine, fill
+from tests.harness.machine import TreeMachine, fill, machine_settings
 from tests.harness.trees import differences, snapshot
 
 EXAMPLES = int(os.environ.get("AFMFS_ENGINE_EXAMPLES", "200"))
@@ -67,4 +66,4 @@ def test_the_engine_answers_like_a_plain_directory(tmp_path: Path) -> None:
             self.plain_root = plain
             self.tested = EngineTree(tmp_path / f"engine{next(numbers)}")
 
-    run_state_machine_as_test(Machine, settings=settings(MACHINE_SETTINGS, max_examples=EXAMPLES))
+    run_state_machine_as_test(Machine, settings=machine_settings(EXAMPLES))

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.conftest import end_mounts
 from tests.harness.files import KernelFiles
-from tests.harness.machine import MACHINE_SETTINGS, NO_SHRINKING, TreeMachine, fill
+from tests.harness.machine import TreeMachine, fill, machine_settings
 from tests.harness.mounting import Mount
 from tests.harness.trees import differences, snapshot
 
@@ -100,7 +99,7 @@ def test_the_mount_answers_like_a_plain_directory(tmp_path: Path) -> None:
 
     failed = True
     try:
-        run_state_machine_as_test(Machine, settings=_settings())
+        run_state_machine_as_test(Machine, settings=machine_settings(EXAMPLES))
         failed = False
     finally:
         world.close(failed=failed)
@@ -146,15 +145,6 @@ def test_the_machine_itself(tmp_path: Path, forgetful: bool) -> None:
 
     if forgetful:
         with pytest.raises(AssertionError):
-            run_state_machine_as_test(Machine, settings=_settings(200))
+            run_state_machine_as_test(Machine, settings=machine_settings(200))
     else:
-        run_state_machine_as_test(Machine, settings=_settings(20))
-
-
-def _settings(examples: int = EXAMPLES) -> settings:
-    return settings(
-        MACHINE_SETTINGS,
-        max_examples=examples,
-        phases=NO_SHRINKING,
-        report_multiple_bugs=False,
-    )
+        run_state_machine_as_test(Machine, settings=machine_settings(20))
