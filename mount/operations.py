@@ -41,6 +41,7 @@ from mount.errnos import handler
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
+    from afmfs.cache.inode import Inode
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ Number = TypeVar("Number", bound=int)  # an inode or a handle
 
 ROOT = pyfuse3.ROOT_INODE
 PAGE = 128  # names asked of the fileset at once; a reply of the kernel's usual size takes about 200
+SMALL = 1 << 16  # bytes up to which a file is taken to have no holes
 CREATE_ONLY = os.O_CREAT | os.O_EXCL | os.O_TRUNC
 STATE_XATTR = b"user.afm.state"
 SET_ID = stat.S_ISUID | stat.S_ISGID
@@ -90,6 +92,13 @@ class Operations(pyfuse3.Operations):
     def init(self) -> None:
         self.serving.set()
 
+    def _entry(self, row: Inode) -> EntryAttributes:
+        """The answer's attributes; what a large file occupies is asked of the cache's disk."""
+        entry = entry_of(row)
+        if row.size > SMALL and stat.S_ISREG(row.mode):
+            entry.st_blocks = self._fileset.occupied(row) >> 9
+        return entry
+
     # --- names
 
     @handler
@@ -100,7 +109,7 @@ class Operations(pyfuse3.Operations):
         if len(name) > self._fileset.name_max:
             raise FUSEError(errno.ENAMETOOLONG)
         try:
-            return entry_of(await self._fileset.lookup(parent, name))
+            return self._entry(await self._fileset.lookup(parent, name))
         except FileNotFoundError:
             return NO_ENTRY
 
@@ -114,7 +123,7 @@ class Operations(pyfuse3.Operations):
             parent, name, mode=mode & 0o7777 | stat.S_IFREG, uid=ctx.uid, gid=ctx.gid
         )
         await self._fileset.open(inode.ino, flags & ~CREATE_ONLY)
-        return FileInfo(fh=FileHandleT(inode.ino)), entry_of(inode)
+        return FileInfo(fh=FileHandleT(inode.ino)), self._entry(inode)
 
     @handler
     @routed
@@ -125,7 +134,7 @@ class Operations(pyfuse3.Operations):
         inode = await self._fileset.make(
             parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid, rdev=rdev
         )
-        return entry_of(inode)
+        return self._entry(inode)
 
     @handler
     @routed
@@ -133,7 +142,9 @@ class Operations(pyfuse3.Operations):
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         _check_new(parent, name)
-        return entry_of(await self._fileset.make(parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid))
+        return self._entry(
+            await self._fileset.make(parent, name, mode=mode, uid=ctx.uid, gid=ctx.gid)
+        )
 
     @handler
     @routed
@@ -144,7 +155,7 @@ class Operations(pyfuse3.Operations):
         inode = await self._fileset.make(
             parent, name, mode=stat.S_IFLNK | 0o777, uid=ctx.uid, gid=ctx.gid, target=target
         )
-        return entry_of(inode)
+        return self._entry(inode)
 
     @handler
     @routed
@@ -152,7 +163,7 @@ class Operations(pyfuse3.Operations):
         self, ino: InodeT, new_parent: InodeT, new_name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         _check_new(new_parent, new_name)
-        return entry_of(await self._fileset.link(ino, new_parent, new_name))
+        return self._entry(await self._fileset.link(ino, new_parent, new_name))
 
     @handler
     @routed
@@ -193,7 +204,7 @@ class Operations(pyfuse3.Operations):
     @handler
     @routed
     async def getattr(self, ino: InodeT, ctx: RequestContext) -> EntryAttributes:
-        return entry_of(await self._fileset.getattr(ino))
+        return self._entry(await self._fileset.getattr(ino))
 
     @handler
     @routed
@@ -205,7 +216,7 @@ class Operations(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        return entry_of(await self._fileset.setattr(ino, **changes_of(attr, fields)))
+        return self._entry(await self._fileset.setattr(ino, **changes_of(attr, fields)))
 
     @handler
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
@@ -269,12 +280,12 @@ class Operations(pyfuse3.Operations):
         """Positions 1 and 2 are those after `.` and `..`, the fileset's cookies follow."""
         for position, name in enumerate((b".", b"..")[start:], start + 1):
             inode = await self._fileset.lookup(fh, name)
-            if not readdir_reply(token, FileNameT(name), entry_of(inode), position):
+            if not readdir_reply(token, FileNameT(name), self._entry(inode), position):
                 return
         cookie = max(start - 2, 0)
         while page := await self._fileset.readdir(fh, cookie, PAGE):
             for name, inode, cookie in page:
-                if not readdir_reply(token, FileNameT(name), entry_of(inode), cookie + 2):
+                if not readdir_reply(token, FileNameT(name), self._entry(inode), cookie + 2):
                     return
 
     @handler

@@ -150,9 +150,12 @@ class Fileset(Steering):
         self.touched = True
         self._check_name(name)
         directory = await self._directory(parent)
-        return self._namespace.make(
+        inode = self._namespace.make(
             directory, name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
         )
+        if self.settings.tunables.xattrs:
+            self._xattrs.inherit(directory, inode)
+        return inode
 
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         self.touched = True
@@ -241,7 +244,16 @@ class Fileset(Steering):
             if len(changes) == 2:
                 return inode
         self._namespace.set_attributes(inode, changes)
+        if mode is not None and self.settings.tunables.xattrs:
+            self._xattrs.mode_changed(inode)
         return inode
+
+    def occupied(self, inode: Inode) -> int:
+        """Bytes that a file takes without its holes, as far as they are known here."""
+        if not inode.whole:
+            return inode.size
+        fd = self._blobs.descriptor(inode)
+        return 0 if fd is None else os.fstat(fd).st_blocks * 512
 
     def statfs(self) -> Statfs:
         """Home's size and free space as the gateway last saw them; available is the lesser of that

@@ -240,7 +240,7 @@ class Fetches:
         return count
 
     def _entries(self, home: Home, path: Path, fd: int) -> Iterator[tuple[Any, ...]]:
-        stable = home.properties.stable_inodes
+        stable, lists = home.properties.stable_inodes, home.properties.xattrs
         with os.scandir(fd) as found:
             for entry in found:
                 name = os.fsencode(entry.name)
@@ -251,6 +251,8 @@ class Fetches:
                     mode, target = st.st_mode, None
                     if stat.S_ISLNK(mode):
                         target = os.readlink(name, dir_fd=fd)
+                    elif not self._xattrs and lists and mode & 0o77:
+                        mode = xattrs.narrowed(xattrs.at(fd, name), mode)
                     pairs = list(xattrs.read(xattrs.at(fd, name)).items()) if self._xattrs else None
                 except FileNotFoundError:
                     continue  # removed in between

@@ -6,6 +6,7 @@ import errno
 import os
 
 from afmfs.gateway.walk import check_name
+from afmfs.model import acl
 
 Where = int | bytes
 
@@ -46,3 +47,12 @@ def read(where: Where) -> dict[bytes, bytes]:
             if exc.errno != errno.ENODATA:  # removed in between
                 raise
     return found
+
+
+def narrowed(where: Where, mode: int) -> int:
+    """The mode of an object where access lists are not in use: nobody gets more by it than the list
+    that the object may have at home gives."""
+    try:
+        return acl.narrowest(acl.load(os.getxattr(where, acl.ACCESS, follow_symlinks=False)), mode)
+    except (OSError, ValueError):
+        return mode  # it has none

@@ -15,16 +15,16 @@ ROOT = 1
 """Inode number of the fileset's root."""
 
 UNLINKED = 2
-"""Pseudo directory, at home ``.afm/unlinked``: holds what was removed here while open and not whole."""
+"""Pseudo directory, home's ``.afm/unlinked``: what was removed here while open and not whole."""
 
 FIRST_INO = 16
 """Inode numbers below are reserved."""
 
 
 class Op(IntEnum):
-    MAKE = 1  # ino is a new object of `kind` at (parent, name); its content follows as WRITE entries
+    MAKE = 1  # ino is a new object of `kind` at (parent, name); its content follows as WRITEs
     LINK = 2  # (parent, name) is one more name of ino
-    REMOVE = 3  # (parent, name), a name of ino, is gone (unlink, or rmdir where kind is a directory)
+    REMOVE = 3  # (parent, name), a name of ino, is gone (rmdir where kind is a directory)
     RENAME = 4  # ino moves from (parent, name) to (parent2, name2), replacing ino2 if that is set
     EXCHANGE = 5  # ino at (parent, name) and ino2 at (parent2, name2) swap places
     WRITE = 6  # bytes [start, end) of ino changed

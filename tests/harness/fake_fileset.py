@@ -200,6 +200,9 @@ class FakeFileset:
         entries = sorted((at, i, name) for name, (i, at) in self.names[ino].items() if at > cookie)
         return [(name, self.inodes[i], at) for at, i, name in entries[:limit]]
 
+    def occupied(self, inode: Inode) -> int:
+        return inode.size
+
     def statfs(self) -> Statfs:
         return Statfs()
 
