@@ -15,6 +15,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Set
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ DONE, UNREPRESENTABLE, DROPPED = "done", "unrepresentable", "dropped"
 _SCHEMA = """
 CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
 CREATE TABLE outcome (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, id, ino, home_size, home_mtime, home_ino,
+    seq INTEGER PRIMARY KEY, id, ino, home_size, home_mtime, home_ino,
     result TEXT, errno);
 CREATE TABLE requeued (
     id INTEGER PRIMARY KEY, errno, reason TEXT, tries, next_try_ns, since_ns, pushing);
@@ -91,8 +92,8 @@ class Journal:
         ):
             stamp = None if row[3] is None else Stamp(*row[2:5])
             self._remember(seq, Outcome(row[0], row[1], stamp, row[5], row[6]))
-        used = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name='outcome'").fetchone()
-        self._next_seq = 1 + (used[0] if used else 0)
+        used = self._db.execute("SELECT value FROM state WHERE key='forgotten'").fetchone()
+        self._next_seq = 1 + max(next(reversed(self._outcomes), 0), used[0] if used else 0)
         self.forgotten = 0
         """Raised whenever outcomes are forgotten. Who reads queue rows and then asks which of them
         are executed must find it unchanged: a row seen before its retirement would look undone."""
@@ -165,7 +166,7 @@ class Journal:
                 return
             batch = max(self._flight.values(), default=0) + 1
             with self._transaction() as db:
-                db.executemany("INSERT INTO flight VALUES (?,?)", ((entry, batch) for entry in new))
+                _insert(db, "flight", 2, [(entry, batch) for entry in new])
             self._flight.update((entry, batch) for entry in new)
 
     def land(
@@ -186,7 +187,7 @@ class Journal:
         with self._lock:
             first = self._next_seq
             with self._transaction() as db:
-                db.executemany(_INSERT, map(_columns, enumerate(outcomes, first)))
+                _insert(db, "outcome", 8, list(map(_columns, enumerate(outcomes, first))))
                 self._delete_flight(db, gone)
                 db.executemany(
                     "DELETE FROM requeued WHERE id=?", [(i,) for i in self._requeued if i in gone]
@@ -247,6 +248,8 @@ class Journal:
                 return
             with self._transaction() as db:
                 db.execute("DELETE FROM outcome WHERE seq<=?", (seq,))
+                # Numbers are never used twice, also when the newest are forgotten.
+                db.execute("INSERT OR REPLACE INTO state VALUES ('forgotten', ?)", (gone[-1][0],))
             self.forgotten += 1  # before the memory changes: a reader that starts now starts again
             for number, outcome in gone:
                 del self._outcomes[number]
@@ -283,10 +286,17 @@ class _Transaction:
                 self._db.execute("ROLLBACK")
 
 
-_INSERT = (
-    "INSERT INTO outcome (seq, id, ino, home_size, home_mtime, home_ino, result, errno)"
-    " VALUES (?,?,?,?,?,?,?,?)"
-)
+_AT_ONCE = 64
+
+
+def _insert(db: sqlite3.Connection, table: str, columns: int, rows: list[tuple[Any, ...]]) -> None:
+    """Many rows by one statement: half of the time of one each."""
+    row = f"({','.join('?' * columns)})"
+    whole = len(rows) - len(rows) % _AT_ONCE
+    many = f"INSERT INTO {table} VALUES {','.join([row] * _AT_ONCE)}"
+    for n in range(0, whole, _AT_ONCE):
+        db.execute(many, [*chain.from_iterable(rows[n : n + _AT_ONCE])])
+    db.executemany(f"INSERT INTO {table} VALUES {row}", rows[whole:])
 
 
 def _columns(numbered: tuple[int, Outcome]) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ class Pusher:
         work, row, end = self.work, self.work.rows.get(ino), 0
         try:
             if content.ranges:
-                row, end = push(work.view, ino, row, content.ranges, fd, 0)
+                row, end = push(work.view, ino, row, content.ranges, fd, 0, work.pulse)
             if content.size is not None and content.size != end:
                 os.ftruncate(fd, content.size)
             if row is None:
@@ -132,7 +132,8 @@ class Pusher:
                 size = content.size
                 os.ftruncate(fd, size)
             if content.ranges:
-                used, _ = push(self.work.view, action.ino, row, content.ranges, fd, size)
+                work = self.work
+                used, _ = push(work.view, action.ino, row, content.ranges, fd, size, work.pulse)
                 return used or row
         except OSError as exc:
             raise self.work.trouble(exc, place, Verb.WRITE) from exc

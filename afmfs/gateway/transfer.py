@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from afmfs.gateway.view import Row, Sources, View
 from afmfs.model.ranges import Ranges
@@ -21,6 +21,8 @@ SMALL = 64 << 10
 
 STEP = 8 << 20
 """Bytes moved by one call: between two of them a sign of life can be given."""
+
+Pulse = Callable[[], None]
 
 PAGE = bytes(4096)
 """Holes are no smaller than this on any file system."""
@@ -42,14 +44,20 @@ class BlobError(Exception):
 
 
 def push(
-    view: View, ino: int, row: Row | None, ranges: Ranges, fd: int, size: int
+    view: View,
+    ino: int,
+    row: Row | None,
+    ranges: Ranges,
+    fd: int,
+    size: int,
+    pulse: Pulse = lambda: None,
 ) -> tuple[Row | None, int]:
     """Bring `ranges` of the inode into home's file `fd`, which is `size` bytes long.
 
     Only what is valid here is pushed; what is neither valid nor beyond all that home has is left as
     it is at home. The file grows where a range ends beyond its end. Returns the row that was used
     (None if the inode is gone, and nothing was pushed) and the size of home's file. `row` spares a
-    query where it is current.
+    query where it is current; `pulse` is called whenever some megabytes have been moved.
     """
     while True:
         sources = view.sources(ino, ranges, row)
@@ -61,20 +69,20 @@ def push(
             if row is not None and row.gen != sources.row.gen:
                 continue  # truncated and written again meanwhile: another blob has the bytes
         try:
-            return sources.row, _push_all(sources, blob, fd, size)
+            return sources.row, _push_all(sources, blob, fd, size, pulse)
         finally:
             if blob is not None:
                 os.close(blob)
 
 
-def _push_all(sources: Sources, blob: int | None, fd: int, end: int) -> int:
+def _push_all(sources: Sources, blob: int | None, fd: int, end: int, pulse: Pulse) -> int:
     for start, stop in sources.valid:
         if blob is None:
             make_hole(fd, start, stop, end)
         elif stop - start <= SMALL:
             _push_small(blob, fd, start, stop, end)
         else:
-            _push_sparse(blob, fd, start, stop, end)
+            _push_sparse(blob, fd, start, stop, end, pulse)
         end = max(end, stop)
     for start, stop in sources.zeros:
         make_hole(fd, start, stop, end)
@@ -93,11 +101,13 @@ def _push_small(blob: int, fd: int, start: int, stop: int, size: int) -> None:
         write_all(fd, data, start)
 
 
-def _push_sparse(blob: int, fd: int, start: int, stop: int, size: int) -> None:
+def _push_sparse(
+    blob: int, fd: int, start: int, stop: int, size: int, pulse: Pulse = lambda: None
+) -> None:
     position = start
     for first, end in stored(blob, start, stop):
         make_hole(fd, position, first, size)
-        copy(blob, fd, first, end)
+        copy(blob, fd, first, end, pulse)
         position, size = end, max(size, end)
     make_hole(fd, position, stop, size)
 
@@ -142,10 +152,10 @@ def make_hole(fd: int, start: int, stop: int, size: int) -> None:
 _ZEROS = memoryview(bytes(1 << 20))
 
 
-def copy(blob: int, fd: int, start: int, stop: int) -> None:
+def copy(blob: int, fd: int, start: int, stop: int, pulse: Pulse) -> None:
     """The blob's bytes [start, stop), all of which it stores, to the same place in `fd`."""
     if stop - start > SMALL:
-        start = _copy_in_kernel(blob, fd, start, stop)
+        start = _copy_in_kernel(blob, fd, start, stop, pulse)
     while start < stop:
         try:
             data = os.pread(blob, min(stop - start, 1 << 20), start)
@@ -156,9 +166,10 @@ def copy(blob: int, fd: int, start: int, stop: int) -> None:
             return
         write_all(fd, data, start)
         start += len(data)
+        pulse()
 
 
-def _copy_in_kernel(blob: int, fd: int, start: int, stop: int) -> int:
+def _copy_in_kernel(blob: int, fd: int, start: int, stop: int, pulse: Pulse) -> int:
     """Copy by copy_file_range, else sendfile, as far as they go; returns where they stopped.
 
     An error is left to the plain copy, which meets it again and knows whose it is.
@@ -169,6 +180,7 @@ def _copy_in_kernel(blob: int, fd: int, start: int, stop: int) -> int:
             if not done:
                 return start
             start += done
+            pulse()
         return start
     except OSError as exc:
         if exc.errno not in _CANNOT:
@@ -180,6 +192,7 @@ def _copy_in_kernel(blob: int, fd: int, start: int, stop: int) -> int:
             if not done:
                 return start
             start += done
+            pulse()
     except OSError:
         pass
     return start

@@ -50,12 +50,19 @@ class Window:
         self._view, self._journal, self._progress = view, journal, progress
         self._delay_ns = int(async_delay_s * _NS)
         self._start = 0  # entries up to here are executed
+        self._last: tuple[int, tuple[int, ...]] | None = None  # see _go_on
         self._limit = ENTRIES
         self.flush_through = 0  # entries up to here are ripe whatever their age
 
     def rewind(self) -> None:
         """Entries that counted as executed are in doubt."""
-        self._start = 0
+        self._start, self._last = 0, None
+
+    def _go_on(self) -> None:
+        """Start behind the last window, if all of it is executed, without reading it again."""
+        if self._last is not None and all(map(self._progress.executed, self._last[1])):
+            self._start = self._last[0]
+        self._last = None
 
     def pick(self, now_ns: int) -> Pick | Waiting:
         requeued = self._journal.requeued()
@@ -67,9 +74,13 @@ class Window:
             if found is not None:
                 return found
         in_flight = [i for ids in flights for i in ids]
-        ready, next_ns = self._ripe(late.keys() | set(in_flight), now_ns)
+        self._go_on()
+        blocked = late.keys() | set(in_flight)
+        ready, next_ns = self._ripe(blocked, now_ns)
         if ready:
             pick = _pick(ready, doubt=False)
+            if not blocked and len(pick.entries) == len(ready):
+                self._last = ready[-1].id, pick.batch.ids
             # Where batches are cut short, reading and planning a long window each time is waste.
             self._limit = min(ENTRIES, max(LEAST, 2 * len(pick.entries)))
             return pick

@@ -235,7 +235,7 @@ def test_every_interruption(
     assert calls > 60
     check_wanted(wanted)
     kinds: list[tuple[str, Callable[[], BaseException]]] = [("killed", Killed), ("away", away)]
-    step = int(os.environ.get("AFMFS_EVERY", "6"))  # 1 tries every call, in two minutes
+    step = int(os.environ.get("AFMFS_EVERY", "12"))  # 1 tries every call, in two minutes
     for at in range(1 + len(tmp_path.name) % step, calls + 1, step):
         for after in (False, True):
             for kind, error in kinds:
