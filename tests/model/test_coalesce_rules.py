@@ -98,6 +98,19 @@ def test_a_second_save_in_one_window_takes_the_place_of_the_first() -> None:
     assert (new.ids, new.ino, new.place, new.replaces) == ((1, 2, 3, 4), Y, F, OLD)
 
 
+def test_a_folded_action_knows_every_name_that_it_passed() -> None:
+    saves = [make(X, T), rename(X, T, F, over=OLD), make(Y, G), rename(Y, G, F, over=X)]
+    (new,) = planned(*saves).names
+    assert new.passed == (T, G)
+
+
+def test_what_has_moved_once_is_not_folded_again() -> None:
+    assert planned(make(X, T), rename(X, T, F), rename(X, F, G)).ids == (1, 2)
+    assert planned(make(X, T), rename(X, T, F), link(X, G), remove(X, F, flags=0)).ids == (1, 2, 3)
+    replacement = [remove(OLD, T), make(X, T)]
+    assert planned(*replacement, link(X, F), remove(X, T, flags=0)).ids == (1, 2)
+
+
 def test_removing_a_replacement_removes_what_it_replaced() -> None:
     batch = planned(make(X, T), rename(X, T, F, over=OLD), write(X, 0, 4), remove(X, F))
     assert batch.names == (Remove(ids=(1, 2, 3, 4), ino=OLD, kind=FILE, place=F, passed=(T,)),)

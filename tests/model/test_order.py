@@ -61,6 +61,11 @@ def test_a_moving_directory_moves_alone() -> None:
     assert shape(rename(D, F, G, kind=DIR), make(X, T), make(Y, IN_D)) == [[1], [2, 3]]
 
 
+def test_nothing_runs_beside_the_move_of_a_directory() -> None:
+    actions = [planned(e).names[0] for e in (make(X, T), rename(D, F, G, kind=DIR), make(Y, IN_D))]
+    assert levels(actions) == [[a] for a in actions]
+
+
 def test_a_passed_name_is_used_after() -> None:
     saved = [make(X, T), rename(X, T, F)]
     assert shape(*saved, make(Y, T)) == [[1], [3]]
