@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from scripts.benchmark.replay import measure_replay
-from scripts.benchmark.rows import ROWS, Work, measure
+from scripts.benchmark.rows import ROWS, Work, measure, spread
 from scripts.benchmark.systems import SYSTEMS, Example, Missing, fetch_example
 
 REPLAY = "replay"
@@ -82,7 +82,6 @@ def take_turn(
         return measure(work, rows)
     finally:
         system.stop()
-        shutil.rmtree(base, ignore_errors=True)
 
 
 def run_rows(names: list[str], base: Path, options: argparse.Namespace, rows: list[str]) -> Rates:
@@ -92,7 +91,7 @@ def run_rows(names: list[str], base: Path, options: argparse.Namespace, rows: li
         shift = repetition % len(names)
         for name in names[shift:] + names[:shift]:
             print(f"bench: {repetition + 1}/{options.repetitions} {name}", file=sys.stderr)
-            for row, rate in take_turn(name, base / "turn", options, rows).items():
+            for row, rate in take_turn(name, base / f"{name}{repetition}", options, rows).items():
                 rates[name].setdefault(row, []).append(rate)
     return rates
 
@@ -146,6 +145,7 @@ def machine(directory: Path) -> str:
 def main() -> None:
     options = arguments(sys.argv[1:])
     base = Path(tempfile.mkdtemp(prefix="afmfs-bench-", dir=options.dir))
+    spread(base)  # removed at the end only: see small_objects
     everything: dict[str, object] = {"machine": machine(base), "count": options.count}
     try:
         print(f"{everything['machine']}; medians of {options.repetitions} interleaved turns; ")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -73,12 +73,10 @@ def measure_replay(
     source.mkdir()
     make_files(source, count)
     rates: dict[str, list[float]] = {}
+    turns = (base / f"replay{number}" for number in itertools.count())
     for _ in range(repetitions):
         for name, command in COPIES.items():
-            rates.setdefault(name, []).append(copy(base / "turn", source, count, command))
-            shutil.rmtree(base / "turn")
+            rates.setdefault(name, []).append(copy(next(turns), source, count, command))
         for name, home_sync in REPLAYS.items() if with_mount else ():
-            rates.setdefault(name, []).append(replay(base / "turn", count, home_sync))
-            shutil.rmtree(base / "turn")
-    shutil.rmtree(source)
+            rates.setdefault(name, []).append(replay(next(turns), count, home_sync))
     return rates
