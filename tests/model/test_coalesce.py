@@ -6,7 +6,8 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulation import Cache, world
+from simulated_cache import Cache
+from simulation import world
 
 from afmfs.model.coalesce import plan
 

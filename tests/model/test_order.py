@@ -3,6 +3,8 @@ order and actions fail at random."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from test_coalesce_rules import (
     DIR,
     OLD,
@@ -53,6 +55,11 @@ def test_a_directory_goes_after_what_was_in_it() -> None:
     assert shape(*entries) == [[1, 2, 3], [4]]
 
 
+def test_a_directory_goes_after_what_only_passed_it() -> None:
+    entries = [make(X, IN_D), rename(X, IN_D, F), remove(D, G, kind=DIR)]
+    assert shape(*entries) == [[1], [3]]
+
+
 def test_one_inode_is_worked_on_in_order() -> None:
     assert shape(make(X, T), link(X, F), link(X, G)) == [[1], [2], [3]]
 
@@ -77,6 +84,13 @@ def test_what_failed_stops_what_needs_it_and_nothing_else() -> None:
     assert [a.ids for a in dependents(names, {1})] == [(2,), (3,)]
     assert [a.ids for a in dependents(names, {2})] == [(3,)]
     assert dependents(names, set()) == []
+
+
+def test_a_directory_that_could_not_be_emptied_is_not_replaced() -> None:
+    (emptied,) = planned(remove(OLD, IN_D)).names
+    (moved,) = planned(rename(Y, T, F, over=D, kind=DIR)).names
+    moved = replace(moved, ids=(2,))
+    assert dependents([emptied, moved], {1}) == [moved]
 
 
 def test_what_touches_a_held_name_or_inode_waits() -> None:
