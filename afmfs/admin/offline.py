@@ -99,8 +99,7 @@ class OfflineCache:
         )
         # Validity asks its store for nothing but `execute` here.
         validity = Validity(cast(Store, self._cache), int(self._settings["block_size"]))
-        dirty = self._cache.execute("SELECT 1 FROM queue WHERE ino=? LIMIT 1", (ino,)).fetchone()
-        return cached_report(inode, validity, dirty=dirty is not None)
+        return cached_report(inode, validity, dirty=inode.changed > inode.retired)
 
     def _lookup(self, parent: int, name: bytes, path: str) -> int:
         row = self._cache.execute(

@@ -157,7 +157,8 @@ class _Paths:
     def _former(self, ino: int) -> tuple[int, bytes] | None:
         """The last name that a pending entry takes from `ino`: it was removed, or replaced."""
         removed = self._cache.execute(
-            "SELECT id, parent, name FROM queue WHERE ino=? AND op=? ORDER BY id DESC LIMIT 1",
+            "SELECT id, parent, name FROM queue WHERE ino=? AND op<>6 AND op=?"
+            " ORDER BY id DESC LIMIT 1",
             (ino, int(Op.REMOVE)),
         ).fetchone()
         replaced = self._cache.execute(

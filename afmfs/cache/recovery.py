@@ -28,6 +28,7 @@ from afmfs.cache.store import Store, must
 from afmfs.cache.validity import Validity
 from afmfs.model import ranges
 from afmfs.model.entry import IN_PLACE, UNLINKED, Op
+from afmfs.model.ranges import Ranges
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,19 @@ class Recovery:
             if inode and number > inode.synced:
                 self._drop(ino, start, min(end, inode.home_valid))
                 self._zero(inode, max(start, inode.home_valid), end)
-        for ino in overwritten:
-            self._drop_clean(ino)
+        for ino, dirty in self._dirty(overwritten).items():
+            self._drop_clean(ino, dirty)
+
+    def _dirty(self, inos: set[int]) -> dict[int, Ranges]:
+        """The bytes that pending entries cover, of each of `inos`."""
+        found: dict[int, list[tuple[int, int]]] = {ino: [] for ino in inos}
+        if inos:
+            for ino, start, end in self._store.execute(
+                'SELECT ino, start, "end" FROM queue WHERE op=?', (Op.WRITE,)
+            ):
+                if ino in inos:
+                    found[ino].append((start, end))
+        return {ino: ranges.union(pieces) for ino, pieces in found.items()}
 
     def _drop(self, ino: int, start: int, end: int) -> None:
         inode = self._store.inode(ino)
@@ -157,17 +169,13 @@ class Recovery:
             for low in range(start, min(end, length), 1 << 20):
                 os.pwrite(fd, bytes(min(end, length, low + (1 << 20)) - low), low)
 
-    def _drop_clean(self, ino: int) -> None:
+    def _drop_clean(self, ino: int, dirty: Ranges) -> None:
         """A file with an in-place entry may have been overwritten where no entry tells
         (in-place-mark): only what is dirty stays."""
         inode = self._store.inode(ino)
-        if inode is None or not inode.is_file:
-            return
-        dirty = ranges.union(
-            (e.start, e.end) for e in self._store.entries_of(ino) if e.op is Op.WRITE
-        )
-        for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
-            self._drop(ino, start, end)
+        if inode is not None and inode.is_file:
+            for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
+                self._drop(ino, start, end)
 
     def _clear_half_read(self) -> None:
         rows = self._store.execute("SELECT ino FROM inode WHERE listed=?", (READING,)).fetchall()

@@ -20,8 +20,8 @@ from afmfs.model.entry import IN_PLACE, Op
 STEP = 256
 """Outcomes taken over in one transaction; other requests are answered between two."""
 
-Outcome = tuple[int, int, int, int | None, int | None, int | None, str]
-"""seq, entry, inode, home's size, mtime (ns) and inode number after it, result."""
+Outcome = tuple[int, int, int, int | None, int | None, int | None, str, int | None]
+"""seq, entry, inode, home's size, mtime (ns) and inode number after it, result, errno."""
 
 
 class Retirement:
@@ -53,8 +53,8 @@ class Retirement:
                 return []
             self._reader = connect_read_only(self._journal)
         return self._reader.execute(
-            "SELECT seq, id, ino, home_size, home_mtime, home_ino, result FROM outcome"
-            " WHERE seq > ? ORDER BY seq LIMIT ?",
+            "SELECT seq, id, ino, home_size, home_mtime, home_ino, result, errno"
+            " FROM outcome WHERE seq > ? ORDER BY seq LIMIT ?",
             (self.seq, STEP),
         ).fetchall()
 
@@ -76,10 +76,12 @@ class Retirement:
             last[ino] = max(number, last.get(ino, 0))
         # An outcome that was retired before a restart says nothing new.
         now = {row[0] for row in gone}
-        stamps = {o[2]: o for o in outcomes if o[1] in now and o[6] == "done" and o[4] is not None}
-        for outcome in outcomes:
-            if outcome[6] == "unrepresentable":
-                self._record_unrepresentable(outcome)
+        stamps = {o[2]: o for o in outcomes if o[1] in now and o[4] is not None}
+        refused = {o[1]: o[7] for o in outcomes if o[6] == "unrepresentable"}
+        store.db.executemany(
+            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
+            [(row[2], row[1], refused[row[0]]) for row in gone if row[0] in refused],
+        )
         for ino, number in last.items():
             inode = store.inode(ino)
             if inode is not None:
@@ -89,7 +91,7 @@ class Retirement:
         if stamp is None:
             self._store.save(inode, retired=max(inode.retired, number))
             return
-        _, _, _, size, mtime, home_ino, _ = stamp
+        size, mtime, home_ino = stamp[3:6]
         self._store.save(
             inode, retired=max(inode.retired, number),
             home_size=size, home_mtime=mtime, home_ino=home_ino,
@@ -99,15 +101,10 @@ class Retirement:
     def _home_valid(self, inode: Inode, size: int) -> int:
         """The smaller of the size at home and every size in an unretired entry (home-valid)."""
         row = self._store.execute(
-            'SELECT min("end") FROM queue WHERE ino=? AND op=?', (inode.ino, Op.SIZE)
+            'SELECT min("end") FROM queue WHERE ino=? AND op<>6 AND op=?', (inode.ino, Op.SIZE)
         ).fetchone()
         smallest = row[0]
         return min(size, inode.size) if smallest is None else min(size, smallest, inode.size)
-
-    def _record_unrepresentable(self, outcome: Outcome) -> None:
-        self._store.execute(
-            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (outcome[2], outcome[1], 0)
-        )
 
     def close(self) -> None:
         if self._reader is not None:

@@ -11,9 +11,10 @@ VERSION = 1
 
 SCHEMA = """
 -- Settings and small state, by name: identity, target, fileset, device, block_size, tunables
--- (JSON), counter (raised at every mount, compared with home's marker), home (N of gateway/N),
--- entry_limit and ino_limit (numbers below are taken), durable_entry, needs_resync (a reason, or
--- ''), stopped, clean, boot_id, mount_id, statvfs and properties (JSON; home as last seen).
+-- (JSON), counter and token (new at every mount, compared with home's marker), tokens (JSON; those
+-- that home may have), home (N of gateway/N), entry_limit and ino_limit (numbers below are taken),
+-- durable_entry, needs_resync (a reason, or ''), stopped, clean, boot_id, mount_id, pool (JSON;
+-- generations of blobs made in advance), statvfs and properties (JSON; home as last seen).
 CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- One row for each object; the fields are described at `Inode`.
@@ -43,7 +44,8 @@ CREATE TABLE reclaim (ino, gen, start, PRIMARY KEY (ino, gen)) WITHOUT ROWID;
 CREATE TABLE queue (
     id INTEGER PRIMARY KEY, op, ino, kind, parent, name BLOB, parent2, name2 BLOB, ino2,
     start, "end", flags, queued_ns);
-CREATE INDEX queue_ino ON queue (ino, id);
+-- By inode, all but what is most of it: the bytes written.
+CREATE INDEX queue_ino ON queue (ino, id) WHERE op <> 6;
 CREATE INDEX queue_ino2 ON queue (ino2, id) WHERE ino2 IS NOT NULL;
 
 CREATE TABLE xattr (ino, name BLOB, value BLOB, PRIMARY KEY (ino, name)) WITHOUT ROWID;

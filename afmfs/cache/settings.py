@@ -150,6 +150,12 @@ def _remember(store: Store, settings: Settings) -> None:
         # Raised here, durably, before home's marker is: a marker that is ahead of its cache means
         # that this cache is an old copy.
         store.put("counter", int(store.get("counter", 0)) + 1)
+        # So is a word of this mount's own: a copy that was refused raises its counter, too. Every
+        # word is kept that home may have, until home is seen.
+        token = uuid.uuid4().hex
+        tokens = json.loads(store.get("tokens") or "[]")
+        store.put("token", token)
+        store.put("tokens", json.dumps([*tokens, token]))
     store.sync_wal()
     (settings.cache / "gateway" / str(settings.home_number)).mkdir(parents=True, exist_ok=True)
 

@@ -250,6 +250,8 @@ class Steering:
             "identity": settings.identity,
             "target": settings.target,
             "counter": int(self._store.get("counter", 1)),
+            "token": self._store.get("token"),
+            "tokens": json.loads(self._store.get("tokens") or "[]"),
             # Both hold for the first greeting alone: a marker that is gone later is not made anew.
             "takeover": settings.takeover and not self._claimed,
             "first": self._store.inode(ROOT) is None,
@@ -277,6 +279,7 @@ class Steering:
         self._claimed = True
         self.connected_since = queue_report.rfc3339(time.time_ns())
         with self._store as store:
+            store.put("tokens", json.dumps([store.get("token")]))
             store.put("statvfs", json.dumps(message["statvfs"]))
             store.put("properties", json.dumps(message["properties"]))
         self.record_event("afmHomeConnected", target=self.settings.target)

@@ -127,7 +127,9 @@ class View:
     def name_entries(self, ino: int) -> list[Entry]:
         """Queue rows that make, move or free a name of the inode, newest first."""
         one = self._entries(
-            f"SELECT {_ENTRY} FROM queue WHERE ino=? AND op<={_LAST_NAME_OP} ORDER BY id DESC", ino
+            f"SELECT {_ENTRY} FROM queue WHERE ino=? AND op<>6 AND op<={_LAST_NAME_OP}"
+            " ORDER BY id DESC",
+            ino,
         )
         two = self._entries(f"SELECT {_ENTRY} FROM queue WHERE ino2=? ORDER BY id DESC", ino)
         return sorted(one + two, key=lambda e: -e.id) if two else one

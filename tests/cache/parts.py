@@ -134,7 +134,7 @@ class Parts:
     def retire(self, inode: Inode, *, size: int | None = None) -> None:
         """The gateway has executed everything that is queued of the inode."""
         outcomes = [
-            (e.id, e.id, e.ino, inode.size if size is None else size, 5, 9, "done")
+            (e.id, e.id, e.ino, inode.size if size is None else size, 5, 9, "done", None)
             for e in self.entries(inode.ino)
         ]
         with self.store:

@@ -233,7 +233,7 @@ async def test_home_valid(parts: Parts) -> None:  # noqa: F811
     assert await parts.content.read(inode, 100, BLOCK) == bytes(BLOCK)
     first = parts.entries(inode.ino, Op.SIZE)[0]
     with parts.store:  # the second size is still pending
-        parts.retirement.retire([(1, first.id, inode.ino, 100, 5, 9, "done")])
+        parts.retirement.retire([(1, first.id, inode.ino, 100, 5, 9, "done", None)])
     assert inode.home_valid == 100
     parts.retire(inode)
     assert inode.home_valid == 2 * BLOCK
@@ -247,7 +247,7 @@ async def test_home_valid_by_retired(parts: Parts) -> None:  # noqa: F811
     await parts.content.resize(inode, 5, changes={})
     await parts.content.resize(inode, 2 * BLOCK, changes={})
     with parts.store:
-        parts.retirement.retire([(1, write.id, inode.ino, 2 * BLOCK, 5, 9, "done")])
+        parts.retirement.retire([(1, write.id, inode.ino, 2 * BLOCK, 5, 9, "done", None)])
     assert inode.home_valid == 5
 
 
