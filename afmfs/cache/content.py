@@ -110,7 +110,7 @@ class Content:
                 await self._write(inode, offset, end, data)
             return len(data)
         valid = self._validity.valid(inode, offset, end)
-        if valid and inode.nlink and not self._has_durable_in_place(ino):
+        if valid and inode.nlink and not self._may_overwrite(inode):
             async with self._locks.hold(ino):
                 await self._write(inode, offset, end, data)
         else:
@@ -120,7 +120,7 @@ class Content:
     async def _write(self, inode: Inode, offset: int, end: int, data: bytes) -> None:
         """As `_write_at_once`, with the wait that the first overwrite in place needs."""
         valid = self._validity.valid(inode, offset, end)
-        if not valid or not inode.nlink or self._has_durable_in_place(inode.ino):
+        if not valid or not inode.nlink or self._may_overwrite(inode):
             self._write_at_once(inode, offset, end, data, valid)
             return
         self._write_new(inode, offset, end, data, valid)
@@ -194,8 +194,11 @@ class Content:
         self._store.counters.cached_bytes += validity.cached_bytes(inode, among) - before
         validity.become_whole(inode)
 
-    def _has_durable_in_place(self, ino: int) -> bool:
-        return ino in self._in_place
+    def _may_overwrite(self, inode: Inode) -> bool:
+        """Whether valid bytes may be overwritten without a wait: a durable in-place entry is
+        pending, or all that the blob holds is younger than the last durable point, so that power
+        loss takes back every mark on it, or finds it dirty."""
+        return inode.ino in self._in_place or inode.gen in self._blobs.created
 
     def retired(self, ino: int, entry: int) -> None:
         """An in-place entry was retired: the next overwrite needs a durable one of its own."""

@@ -127,6 +127,9 @@ class Batch:
     names: tuple[NameAction, ...]  # in an order that respects their dependencies
     pushes: tuple[Push, ...]  # after the names; independent of each other
     settled: tuple[int, ...]  # need nothing at home (made and removed); executed before the rest
+    # Directories in which applications changed names, also where nothing of it is left to do at
+    # home: their times have changed all the same.
+    touched: frozenset[int] = frozenset()
 
     @property
     def ids(self) -> tuple[int, ...]:

@@ -62,7 +62,7 @@ def plan(entries: Sequence[Entry]) -> Batch:
     # An exchange in doubt is settled by what the two objects are: neither may be changing as well.
     apart = {ino for a in names if isinstance(a, Exchange) for ino in a.inos}
     pushes = tuple(_push(es) for ino, es in data.items() if ino not in apart)
-    return Batch(tuple(names), pushes, tuple(sorted(fold.settled)))
+    return Batch(tuple(names), pushes, tuple(sorted(fold.settled)), frozenset(fold.inside))
 
 
 def _push(entries: Sequence[Entry]) -> Push:
@@ -84,10 +84,10 @@ class _Fold:
     def __init__(self, entries: Sequence[Entry], end: int | None = None) -> None:
         self.data: dict[int, list[Entry]] = {}  # by inode, oldest first; without what Makes take
         self.settled: set[int] = set()  # ids of entries that cancelled each other out
+        self.inside: dict[int, set[int]] = {}  # directory: ids of entries with names in it
         self._steps: dict[_Step, None] = {}  # in order
         self._of: defaultdict[int, set[_Step]] = defaultdict(set)  # inode: where it takes part
         self._at: dict[Place, _Step] = {}  # name: the latest step that uses it
-        self._inside: defaultdict[int, set[int]] = defaultdict(set)  # directory: ids that name it
         later: set[int] = set()  # inodes that are made after the end
         for e in entries:
             if e.op in DATA_OPS:
@@ -109,7 +109,7 @@ class _Fold:
     def _take(self, e: Entry) -> None:
         for parent in (e.parent, e.parent2):
             if parent is not None:
-                self._inside[parent].add(e.id)
+                self.inside.setdefault(parent, set()).add(e.id)
         _RULES[e.op](self, e)
 
     def _finished(self, a: NameAction) -> NameAction:
@@ -188,7 +188,7 @@ class _Fold:
     def _cancel_make(self, gone: Remove) -> bool:
         """The last name of an inode goes: was it made in this window, and no more than that?"""
         made = self._only_make(gone.ino)
-        if made is None or not self._inside[gone.ino] <= self.settled:
+        if made is None or not self.settled.issuperset(self.inside.get(gone.ino, ())):
             return False
         old = made.action
         ids = old.ids + gone.ids

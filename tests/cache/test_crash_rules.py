@@ -44,6 +44,7 @@ async def test_overwrite_entry_first(parts: Parts) -> None:  # noqa: F811
     """Killed before the blob is touched: the entry is there, the old bytes are pushed once more."""
     inode = parts.make(b"f")
     await parts.content.write(inode, 0, b"old!")
+    await parts.durable.make()
     parts.retire(inode)
     parts.kill_at.add("blob")
     with pytest.raises(Killed):
@@ -58,9 +59,25 @@ async def test_overwrite_durable(parts: Parts) -> None:  # noqa: F811
     """The first overwrite in place makes its entry durable before it touches the blob."""
     inode = parts.make(b"f")
     await parts.content.write(inode, 0, b"x" * BLOCK)
+    await parts.durable.make()
     parts.calls.clear()
     await parts.content.write(inode, 0, b"y")
     assert parts.calls == ["commit", "committed", "sync_wal", "blob"]
+
+
+async def test_what_is_younger_than_the_last_point_is_overwritten_at_once(
+    parts: Parts,  # noqa: F811
+) -> None:
+    """Nothing in it counts as clean after a power loss, so no entry has to be durable first."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * BLOCK)
+    parts.calls.clear()
+    await parts.content.write(inode, 0, b"y")
+    assert "sync_wal" not in parts.calls
+    await parts.durable.fsync(inode)
+    parts.calls.clear()
+    await parts.content.write(inode, 0, b"z")
+    assert parts.calls.index("sync_wal") < parts.calls.index("blob")
 
 
 async def test_zeros_without_a_blob_are_overwritten_for_good(parts: Parts) -> None:  # noqa: F811
@@ -76,6 +93,7 @@ async def test_in_place_mark(parts: Parts) -> None:  # noqa: F811
     """One durable in-place entry serves until it is retired, also for another block."""
     inode = parts.make(b"f")
     await parts.content.write(inode, 0, b"x" * 3 * BLOCK)
+    await parts.durable.make()
     await parts.content.write(inode, 0, b"y")
     parts.calls.clear()
     await parts.content.write(inode, 2 * BLOCK, b"y")
@@ -89,6 +107,7 @@ async def test_point_drains(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> No
     """A point waits for the operation that stands between its entry and its blob write."""
     inode = parts.make(b"f")
     await parts.content.write(inode, 0, b"old")
+    await parts.durable.make()
     gate, reached = trio.Event(), trio.Event()
     real = parts.durable.sync_wal
 
