@@ -101,5 +101,7 @@ def test_every_entry_is_in_one_place(steps: Steps) -> None:
     assert batch.ids or not cache.queue
     assert len(set(batch.ids)) == len(batch.ids)
     assert plan([e for e in cache.queue if e.id in batch.ids]) == batch
+    names = [e for e in cache.queue if e.id in batch.ids and e.parent is not None]
+    assert batch.touched == {d for e in names for d in (e.parent, e.parent2) if d is not None}
     for a in (*batch.names, *batch.pushes):
         assert a.ids == tuple(sorted(a.ids))

@@ -81,7 +81,7 @@ def test_the_size_stays_unknown_without_a_truncation() -> None:
 
 def test_made_and_removed_is_nothing() -> None:
     batch = planned(make(X, F), write(X, 0, 4), remove(X, F))
-    assert batch == Batch((), (), (1, 2, 3))
+    assert batch == Batch((), (), (1, 2, 3), frozenset({1}))
 
 
 def test_create_write_rename_over_is_one_make_that_replaces() -> None:
@@ -142,7 +142,7 @@ def test_gits_new_object_is_made_where_it_ends() -> None:
 
 
 def test_a_lock_that_is_a_link_is_nothing() -> None:
-    assert planned(link(OLD, T), remove(OLD, T, flags=0)) == Batch((), (), (1, 2))
+    assert planned(link(OLD, T), remove(OLD, T, flags=0)) == Batch((), (), (1, 2), frozenset({1}))
 
 
 def test_a_link_stays_where_another_name_has_gone_since() -> None:
@@ -156,7 +156,7 @@ def test_a_link_stays_where_another_name_has_gone_since() -> None:
 def test_a_directory_is_cancelled_with_all_that_was_in_it() -> None:
     inside: Place = (D, b"a")
     entries = [make(D, T, DIR), make(X, inside), remove(X, inside), remove(D, T, kind=DIR)]
-    assert planned(*entries) == Batch((), (), (1, 2, 3, 4))
+    assert planned(*entries) == Batch((), (), (1, 2, 3, 4), frozenset({1, D}))
 
 
 def test_a_directory_is_not_cancelled_under_a_file_that_left_it() -> None:
@@ -168,7 +168,8 @@ def test_a_directory_is_not_cancelled_under_a_file_that_left_it() -> None:
 
 def test_data_of_what_dies_is_dropped() -> None:
     batch = planned(write(OLD, 0, 4), attr(OLD), remove(OLD, F))
-    assert batch == Batch((Remove(ids=(1, 2, 3), ino=OLD, kind=FILE, place=F),), (), ())
+    assert batch.names == (Remove(ids=(1, 2, 3), ino=OLD, kind=FILE, place=F),)
+    assert not batch.pushes
     batch = planned(write(OLD, 0, 4), rename(Y, G, F, over=OLD))
     assert batch.names[0].ids == (1, 2) and not batch.pushes
 
