@@ -58,3 +58,8 @@ class Checkpointer:
                 break
         busy, pages, moved = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
         return not busy and pages == moved
+
+    def close(self) -> None:
+        """Nothing runs in the thread any more."""
+        if self._db is not None:
+            self._db.close()

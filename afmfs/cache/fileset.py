@@ -388,6 +388,7 @@ class Fileset(Steering):
                 self._open[ino] = 1
                 self.release(ino)
             self._retirement.close()
+            self._checkpointer.close()
             await self._durable.make()
             with self._store as store:
                 store.put("clean", 1)
@@ -410,14 +411,17 @@ async def open_fileset(
     fileset = Fileset(settings, start)
     try:
         fileset.recover()
-        async with trio.open_nursery() as nursery:
-            fileset.run_in(nursery)
+        async with trio.open_nursery() as link:
+            fileset.start_link(link)
             try:
-                await fileset.connect()
-                yield fileset
-            finally:
+                async with trio.open_nursery() as nursery:
+                    fileset.run_in(nursery)
+                    await fileset.connect()
+                    yield fileset
+                    nursery.cancel_scope.cancel()
+            finally:  # nothing runs beside it any more: no thread uses what is closed
                 await fileset.close()
-                nursery.cancel_scope.cancel()
+                link.cancel_scope.cancel()
     finally:
         if settings.lock is not None:
             settings.lock.close()

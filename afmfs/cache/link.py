@@ -11,8 +11,6 @@ import errno
 import itertools
 import logging
 import math
-import os
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -318,7 +316,7 @@ class GatewayLink:
         """End a gateway that holds up the cache; the next one starts by itself."""
         if self.process is not None:
             log.error("gateway %d does not answer and is killed", self.process.pid)
-            os.kill(self.process.pid, signal.SIGKILL)
+            self.process.kill()
 
 
 async def _ends(process: GatewayProcess, within_s: float) -> bool:

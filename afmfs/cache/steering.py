@@ -340,12 +340,15 @@ class Steering:
 
     # -- tasks -----------------------------------------------------------------------------------
 
+    def start_link(self, nursery: trio.Nursery) -> None:
+        """Start the gateway; it ends with `close`."""
+        nursery.start_soon(self._link.run)
+
     def run_in(self, nursery: trio.Nursery) -> None:
         """Start everything that runs beside the requests."""
         self._fetcher.nursery = nursery
         self._durable.before.append(self._before_point)
         self._durable.after.append(self._after_point)
-        nursery.start_soon(self._link.run)
         nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
         nursery.start_soon(self._checkpointer.run)
         nursery.start_soon(self._wake)

@@ -213,7 +213,7 @@ class Replay:
     def _replay(self, pick: Pick) -> None:
         batch, ids = pick.batch, pick.batch.ids
         with self._contact.opened() as (connection, home):
-            execution = Execution(self._work(home, pick.doubt), self._threads)
+            execution = Execution(self._work(home, pick), self._threads)
             if not pick.doubt:
                 try:
                     execution.check(batch)  # before the mark: stamp-before-mark
@@ -237,14 +237,17 @@ class Replay:
             connection.check(home)  # else all is in doubt: connection
         self._land(pick, result)
 
-    def _work(self, home: Home, doubt: bool) -> Work:
+    def _work(self, home: Home, pick: Pick) -> Work:
+        # What was made and removed again has left its mark on the directory's times all the same.
+        parents = {p for e in pick.entries.values() for p in (e.parent, e.parent2) if p is not None}
         return Work(
             home=home,
             view=self._view,
             journal=self._journal,
             progress=self._progress,
             locator=Locator(self._view, self._progress.executed, self._progress.forgotten),
-            doubt=doubt,
+            doubt=pick.doubt,
+            touched=parents,
             sync_files=self._home_sync == "file"
             or (self._home_sync == "batch" and home.properties.is_fuse),
             xattrs=self._xattrs,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -13,12 +15,38 @@ import trio
 from afmfs.cache.fileset import Fileset, StartGateway, open_fileset
 from afmfs.cache.link import start_gateway
 from afmfs.cache.settings import prepare
+from afmfs.gateway import protocol
+from afmfs.gateway.gateway import Gateway
 from afmfs.model.tunables import MountOptions, parse
 
 T = TypeVar("T")
 
 CALL_SECONDS = 60.0
 """No call of a test takes so long; one that does fails it."""
+
+
+class ThreadGateway:
+    """A gateway in threads of this process: what the second process costs to start is saved."""
+
+    def __init__(self, cache: Path, home: int, sock: socket.socket) -> None:
+        self.pid = os.getpid()
+        self._sock = socket.socket(fileno=os.dup(sock.fileno()))
+        self._gateway = Gateway(cache, home, lambda m, fds: protocol.send(self._sock, m, fds))
+        self._thread = threading.Thread(target=self._serve, name="gateway")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with self._sock:
+            self._gateway.start()
+            while (found := protocol.receive(self._sock)) and found[0]["type"] != "bye":
+                self._gateway.receive(*found)
+            self._gateway.stop()
+
+    def poll(self) -> int | None:
+        return None if self._thread.is_alive() else 0
+
+    def kill(self) -> None:
+        raise AssertionError("a gateway in threads can't be killed, and did not end by itself")
 
 
 class Engine:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.harness.engine import Engine
+from tests.harness.engine import Engine, ThreadGateway
 from tests.harness.files import EngineFiles
 from tests.harness.machine import TreeMachine, fill, machine_settings
 from tests.harness.trees import differences, snapshot
@@ -27,7 +27,7 @@ class EngineTree:
         self.base = base
         fill(base / "home")
         options = ("block_size=64K", "async_delay=1", "durable_interval=1")
-        self.engine = Engine(base / "home", base, *options)
+        self.engine = Engine(base / "home", base, *options, gateway=ThreadGateway)
         self.engine.start()
         self._attach()
 
