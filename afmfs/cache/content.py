@@ -47,6 +47,7 @@ class Content:
         self._locks, self._sync_wal = locks, sync_wal
         self._in_place: dict[int, int] = {}  # inode -> a durable, unretired in-place entry of it
         self._in_reclaim = blobs.in_reclaim
+        self._nowait = os.RWF_NOWAIT
         self.half = 0  # operations between their entry and their blob write
         self.drained = trio.Event()
         self.drained.set()
@@ -71,13 +72,22 @@ class Content:
         if fd is None:
             return bytes(size)
         buffer = bytearray(size)
-        try:
-            done = os.preadv(fd, [buffer], offset, os.RWF_NOWAIT)
-        except BlockingIOError:
-            done = 0
+        done = self._read_from_memory(fd, buffer, offset)
         if done < size:
             await self._read_slowly(fd, buffer, done, offset)
         return bytes(buffer)
+
+    def _read_from_memory(self, fd: int, buffer: bytearray, offset: int) -> int:
+        """What can be read without waiting for the disk."""
+        try:
+            return os.preadv(fd, [buffer], offset, self._nowait)
+        except BlockingIOError:
+            return 0
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP or not self._nowait:
+                raise
+            self._nowait = 0  # tmpfs, for one, can't tell: then all is read at once
+            return os.preadv(fd, [buffer], offset)
 
     async def _read_slowly(self, fd: int, buffer: bytearray, done: int, offset: int) -> None:
         """The rest of a read that memory alone does not answer; what lies past the end is zeros."""
