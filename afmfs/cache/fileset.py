@@ -295,7 +295,7 @@ class Fileset(Steering):
             return
         del self._open[ino]
         inode = self._store.inode(ino)
-        if inode is not None and not inode.nlink:
+        if inode is not None and (not inode.nlink or ino in self._namespace.kept):
             self._namespace.reap(inode)
 
     async def read(self, ino: int, offset: int, size: int) -> bytes:

@@ -46,6 +46,7 @@ class Namespace:
     def __init__(self, store: Store, is_open: Callable[[int], bool], validity: Validity) -> None:
         self._store, self._is_open, self._validity = store, is_open, validity
         self.ghosts: dict[int, Inode] = {}  # removed, while the kernel may still ask for them
+        self.kept: set[int] = set()  # in `.afm/unlinked` until their last close
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -177,14 +178,18 @@ class Namespace:
                 self._lose_name(inode, now, number)
 
     def _keep_unlinked(self, inode: Inode, parent: int, name: bytes) -> bool:
-        """A file that loses its last name while open and not whole moves to home's
-        `.afm/unlinked` until its last close: what is not cached stays within reach."""
-        if inode.whole or not inode.is_file or inode.nlink > 1 or not self._is_open(inode.ino):
+        """A file that loses its last known name while open moves to home's `.afm/unlinked` until
+        its last close if it is not whole, so that what is not cached stays within reach, or has
+        more names at home than were read so far, so that what is written still gets there."""
+        if not inode.is_file or not self._is_open(inode.ino):
+            return False
+        if inode.whole if inode.nlink == 1 else self.places(inode.ino):
             return False
         kept = b"%x" % inode.ino
         number = self._store.append(Op.RENAME, inode, parent, name, UNLINKED, kept)
         self.enter(UNLINKED, kept, inode.ino)
-        self._store.save(inode, nlink=0, ctime=time.time_ns(), changed=number)
+        self.kept.add(inode.ino)
+        self._store.save(inode, nlink=inode.nlink - 1, ctime=time.time_ns(), changed=number)
         return True
 
     def _lose_name(self, inode: Inode, now: int, number: int) -> None:
@@ -205,14 +210,18 @@ class Namespace:
             del self.ghosts[next(iter(self.ghosts))]
 
     def reap(self, inode: Inode) -> None:
-        """The last close of an inode without a name. Its copy in `.afm/unlinked` is removed."""
+        """The last close of an inode without a known name. Its name in `.afm/unlinked` goes."""
         name = b"%x" % inode.ino
         row = self._row(UNLINKED, name)
-        with self._store:
+        self.kept.discard(inode.ino)
+        with self._store as store:
             if row:
                 self._leave(UNLINKED, row)
-                self._store.append(Op.REMOVE, inode, UNLINKED, name, flags=LAST)
-            self._bury(inode, inode.ctime)
+                last = 0 if inode.nlink else LAST
+                number = store.append(Op.REMOVE, inode, UNLINKED, name, flags=last)
+                store.save(inode, changed=number)
+            if not inode.nlink:
+                self._bury(inode, inode.ctime)
 
     # -- moving ----------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.durable import syncfs
-from afmfs.cache.inode import READING, Inode
+from afmfs.cache.inode import Inode
 from afmfs.cache.listing import discard
 from afmfs.cache.namespace import Namespace
 from afmfs.cache.retire import Retirement
@@ -178,14 +178,15 @@ class Recovery:
                 self._drop(ino, start, end)
 
     def _clear_half_read(self) -> None:
-        rows = self._store.execute("SELECT ino FROM inode WHERE listed=?", (READING,)).fetchall()
+        rows = self._store.execute("SELECT ino FROM inode WHERE listed=1").fetchall()
         for (ino,) in rows:
             discard(self._store, must(self._store.inode(ino), ino))
 
     def _reap_nameless(self) -> None:
         """What was unlinked while open, and never closed."""
         rows = self._store.execute(
-            "SELECT ino FROM inode WHERE nlink=0 AND ino<>? AND ino<>1", (UNLINKED,)
+            "SELECT ino FROM inode WHERE nlink=0 UNION SELECT ino FROM dentry WHERE parent=?",
+            (UNLINKED,),
         ).fetchall()
         for (ino,) in rows:
             self._namespace.reap(must(self._store.inode(ino), ino))

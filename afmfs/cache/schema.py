@@ -23,6 +23,10 @@ CREATE TABLE inode (
     gen, whole, home_valid, listed, home_size, home_mtime, home_ino, changed, retired, synced,
     target BLOB);
 
+-- What a start looks for: inodes that were open without a name, directories that were being read.
+CREATE INDEX inode_nameless ON inode (ino) WHERE nlink = 0;
+CREATE INDEX inode_reading ON inode (ino) WHERE listed = 1;
+
 -- Names. `cookie` is the place in a listing: one of the eight slots that follow the name's hash, so
 -- that it stays what it is for as long as the name lives, and one tree serves look-up and listing.
 CREATE TABLE dentry (parent, cookie, name BLOB, ino, PRIMARY KEY (parent, cookie)) WITHOUT ROWID;

@@ -231,6 +231,9 @@ class Replay:
             if self._clean:
                 clean(home, self._journal)
                 self._clean = False
+            # A name that was made and removed again may be somebody's new one by now: home's names
+            # are derived without what needs nothing at home.
+            self._progress.finish(batch.settled, 0, None)
             result = execution.run(batch)
             if self._home_sync != "none":
                 _sync(home)  # before any outcome is recorded: home-sync
@@ -238,8 +241,6 @@ class Replay:
         self._land(pick, result)
 
     def _work(self, home: Home, pick: Pick) -> Work:
-        # What was made and removed again has left its mark on the directory's times all the same.
-        parents = {p for e in pick.entries.values() for p in (e.parent, e.parent2) if p is not None}
         return Work(
             home=home,
             view=self._view,
@@ -247,7 +248,7 @@ class Replay:
             progress=self._progress,
             locator=Locator(self._view, self._progress.executed, self._progress.forgotten),
             doubt=pick.doubt,
-            touched=parents,
+            touched=set(pick.batch.touched),
             sync_files=self._home_sync == "file"
             or (self._home_sync == "batch" and home.properties.is_fuse),
             xattrs=self._xattrs,
@@ -279,7 +280,6 @@ class Replay:
                 add(Outcome(i, ino, stamp, said, done.unrepresentable))
             if isinstance(action, Exchange):
                 landing.exchanges += action.ids
-        self._progress.finish(pick.batch.settled, 0, None)
         for action, failed in result.failed:
             landing.requeued += self._requeue(action.ids, failed)
         if not pick.doubt:
