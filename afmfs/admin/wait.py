@@ -21,7 +21,7 @@ SETTLED_SECONDS = 0.5
 """How long "only requeued entries are left" has to hold: what the gateway said before it heard of a
 flush or a `resumeRequeued` may still be under way."""
 
-_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.05, 1.3, 0.5
+_FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.02, 1.3, 0.2
 
 
 class Clock(Protocol):

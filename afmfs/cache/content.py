@@ -33,6 +33,9 @@ from afmfs.model.ranges import Ranges
 
 MAX_SIZE = (1 << 63) - 1
 
+Parts = tuple[Ranges, Ranges]
+"""Of a write: the bytes that are new here, and those that overwrite valid ones."""
+
 
 class Content:
     def __init__(
@@ -119,66 +122,82 @@ class Content:
                 await self._reclaim_now(inode, end)
                 await self._write(inode, offset, end, data)
             return len(data)
-        valid = self._validity.valid(inode, offset, end)
-        if valid and inode.nlink and not self._may_overwrite(inode):
+        parts = self._parts(inode, offset, end)
+        if self._must_wait(inode, parts):
             async with self._locks.hold(ino):
                 await self._write(inode, offset, end, data)
         else:
-            self._write_at_once(inode, offset, end, data, valid)
+            self._write_at_once(inode, offset, end, data, parts)
         return len(data)
+
+    def _parts(self, inode: Inode, offset: int, end: int) -> Parts:
+        """What of [offset, end) is new, and what is valid already."""
+        if inode.whole:
+            if offset >= inode.size:
+                return ((offset, end),), ()
+            if end <= inode.size:
+                return (), ((offset, end),)
+        valid = self._validity.valid(inode, offset, end)
+        return ranges.gaps(valid, offset, end), valid
+
+    def _must_wait(self, inode: Inode, parts: Parts) -> bool:
+        """Whether an entry has to be durable before valid bytes are overwritten. Not so where a
+        durable in-place entry is pending, nor where all that the blob holds is younger than the
+        last durable point: power loss takes back every mark on it, or finds it dirty."""
+        if not parts[1] or not inode.nlink:
+            return False
+        return inode.ino not in self._in_place and inode.gen not in self._blobs.created
 
     async def _write(self, inode: Inode, offset: int, end: int, data: bytes) -> None:
         """As `_write_at_once`, with the wait that the first overwrite in place needs."""
-        valid = self._validity.valid(inode, offset, end)
-        if not valid or not inode.nlink or self._may_overwrite(inode):
-            self._write_at_once(inode, offset, end, data, valid)
+        parts = self._parts(inode, offset, end)
+        if not self._must_wait(inode, parts):
+            self._write_at_once(inode, offset, end, data, parts)
             return
-        self._write_new(inode, offset, end, data, valid)
-        number = self._commit_write(inode, offset, end, valid)
+        self._write_new(inode, offset, data, parts)
+        number = self._commit_write(inode, offset, end, parts)
         self._begin_half()
         try:
             # Power lost with the blob new and the log old would leave a changed block that
             # counts as clean: the entry is made durable before the bytes are touched.
             await self._sync_wal()
             self._in_place[inode.ino] = number
-            self._write_valid(inode, offset, data, valid)
+            self._write_parts(inode, offset, data, parts[1])
         finally:
             self._end_half()
 
     def _write_at_once(
-        self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges
+        self, inode: Inode, offset: int, end: int, data: bytes, parts: Parts
     ) -> None:
-        self._write_new(inode, offset, end, data, valid)  # blob first: kill -9 here changes nothing
-        self._commit_write(inode, offset, end, valid)
-        if valid:  # entry first: kill -9 here pushes the old bytes once more
-            self._write_valid(inode, offset, data, valid)
+        self._write_new(inode, offset, data, parts)  # blob first: kill -9 here changes nothing
+        self._commit_write(inode, offset, end, parts)
+        if parts[1]:  # entry first: kill -9 here pushes the old bytes once more
+            self._write_parts(inode, offset, data, parts[1])
 
-    def _write_new(self, inode: Inode, offset: int, end: int, data: bytes, valid: Ranges) -> None:
-        if not valid:
-            self._blobs.write(inode, offset, data)
-            return
-        # Zeros that no blob holds are about to be overwritten: its generation has to be part of
-        # the transaction.
-        self._blobs.prepare(inode)
-        view = memoryview(data)
-        for a, b in ranges.gaps(valid, offset, end):
-            self._blobs.write(inode, a, view[a - offset : b - offset])
+    def _write_new(self, inode: Inode, offset: int, data: bytes, parts: Parts) -> None:
+        new, valid = parts
+        if valid and not inode.gen:
+            # Zeros that no blob holds are about to be overwritten: its generation has to be part
+            # of the transaction.
+            self._blobs.prepare(inode)
+        self._write_parts(inode, offset, data, new)
 
-    def _write_valid(self, inode: Inode, offset: int, data: bytes, valid: Ranges) -> None:
-        view = memoryview(data)
-        for a, b in valid:
-            self._blobs.write(inode, a, view[a - offset : b - offset])
+    def _write_parts(self, inode: Inode, offset: int, data: bytes, parts: Ranges) -> None:
+        for a, b in parts:
+            whole = b - a == len(data)
+            piece = data if whole else memoryview(data)[a - offset : b - offset]
+            self._blobs.write(inode, a, piece)
 
-    def _commit_write(self, inode: Inode, offset: int, end: int, valid: Ranges) -> int:
+    def _commit_write(self, inode: Inode, offset: int, end: int, parts: Parts) -> int:
         """The transaction of a write: marks, size, times, entries. The in-place entry's number."""
         store, now = self._store, time.time_ns()
         number = in_place = 0
         size = max(inode.size, end)
         with store:
             if inode.nlink:
-                for a, b in ranges.gaps(valid, offset, end):
+                for a, b in parts[0]:
                     number = store.append(Op.WRITE, inode, start=a, end=b)
-                for a, b in valid:
+                for a, b in parts[1]:
                     number = in_place = store.append(
                         Op.WRITE, inode, start=a, end=b, flags=IN_PLACE
                     )
@@ -203,12 +222,6 @@ class Content:
             self._store.save(inode, size=size)
         self._store.counters.cached_bytes += validity.cached_bytes(inode, among) - before
         validity.become_whole(inode)
-
-    def _may_overwrite(self, inode: Inode) -> bool:
-        """Whether valid bytes may be overwritten without a wait: a durable in-place entry is
-        pending, or all that the blob holds is younger than the last durable point, so that power
-        loss takes back every mark on it, or finds it dirty."""
-        return inode.ino in self._in_place or inode.gen in self._blobs.created
 
     def retired(self, ino: int, entry: int) -> None:
         """An in-place entry was retired: the next overwrite needs a durable one of its own."""

@@ -26,6 +26,7 @@ NOREPLACE, EXCHANGE = 1, 2
 DIRECTORY_SIZE = 4096
 _SLOTS = 8
 _ENTER = "INSERT INTO dentry VALUES (?,?,?,?)"
+_ENTER = "INSERT OR IGNORE INTO dentry VALUES (?,?,?,?)"
 _PAGE = (
     f"SELECT {', '.join('i.' + column for column in INODE_COLUMNS.split(', '))}, d.cookie, d.name"
     " FROM dentry d JOIN inode i ON i.ino = d.ino"
@@ -82,18 +83,8 @@ class Namespace:
     def enter(self, parent: int, name: bytes, ino: int) -> None:
         """Put a name into a directory where it is not."""
         first = cookie(name)
-        taken = {
-            c
-            for (c,) in self._store.execute(
-                "SELECT cookie FROM dentry WHERE parent=? AND cookie>=? AND cookie<?",
-                (parent, first, first + _SLOTS),
-            )
-        }
         for place in range(first, first + _SLOTS):
-            if place not in taken:
-                self._store.execute(
-                    "INSERT INTO dentry VALUES (?,?,?,?)", (parent, place, name, ino)
-                )
+            if self._store.execute(_ENTER, (parent, place, name, ino)).rowcount == 1:
                 return
         raise failed(errno.ENOSPC)  # nine names of one 62-bit hash in one directory
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 EVENTS_KEPT = 10_000
-DIRTY_EXACT = 20_000
+DIRTY_EXACT = 5_000
 """Pending entries up to which `dirty_bytes` is worked out exactly when status is read."""
 WAKE_S = 0.3
 
