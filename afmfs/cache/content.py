@@ -58,7 +58,7 @@ class Content:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    async def read(self, inode: Inode, offset: int, size: int) -> bytes:
+    async def read(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
         """Bytes that need nothing from home: the caller has fetched what was missing."""
         end = min(offset + size, inode.size)
         if offset >= end:
@@ -68,9 +68,9 @@ class Content:
         out = bytearray(end - offset)  # not valid and not missing is beyond home_valid: zeros
         for a, b in self._validity.valid(inode, offset, end):
             out[a - offset : b - offset] = await self._read_blob(inode, a, b - a)
-        return bytes(out)
+        return out
 
-    async def _read_blob(self, inode: Inode, offset: int, size: int) -> bytes:
+    async def _read_blob(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
         fd = self._blobs.descriptor(inode)
         if fd is None:
             return bytes(size)
@@ -78,7 +78,7 @@ class Content:
         done = self._read_from_memory(fd, buffer, offset)
         if done < size:
             await self._read_slowly(fd, buffer, done, offset)
-        return bytes(buffer)
+        return buffer
 
     def _read_from_memory(self, fd: int, buffer: bytearray, offset: int) -> int:
         """What can be read without waiting for the disk."""

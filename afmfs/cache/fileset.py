@@ -27,7 +27,7 @@ from afmfs.cache.inode import LISTED, UNREAD, Inode
 from afmfs.cache.link import GatewayLink, GatewayProcess, start_gateway
 from afmfs.cache.listing import Lister
 from afmfs.cache.locks import InodeLocks
-from afmfs.cache.namespace import Namespace, failed
+from afmfs.cache.namespace import Namespace, Unread, failed
 from afmfs.cache.recovery import Recovery
 from afmfs.cache.retire import Retirement
 from afmfs.cache.settings import Settings
@@ -169,9 +169,11 @@ class Fileset(Steering):
         """unlink(2) or rmdir(2)."""
         self.touched = True
         where = await self._directory(parent)
-        if directory:
-            await self._read_if_directory(parent, name)
-        self._namespace.remove(where, name, directory=directory)
+        try:
+            self._namespace.remove(where, name, directory=directory)
+        except Unread as unread:
+            await self._lister.ensure(unread.directory)
+            self._namespace.remove(where, name, directory=directory)
 
     async def rename(
         self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int
@@ -180,15 +182,11 @@ class Fileset(Steering):
         self.touched = True
         self._check_name(name2)
         source, target = await self._directory(parent), await self._directory(parent2)
-        if flags == 0:
-            await self._read_if_directory(parent2, name2)
-        self._namespace.rename(source, name, target, name2, flags)
-
-    async def _read_if_directory(self, parent: int, name: bytes) -> None:
-        """Whether a directory is empty can only be said once it has been read."""
-        found = self._namespace.find(parent, name)
-        if found is not None and found.is_dir:
-            await self._directory(found.ino)
+        try:
+            self._namespace.rename(source, name, target, name2, flags)
+        except Unread as unread:
+            await self._lister.ensure(unread.directory)
+            self._namespace.rename(source, name, target, name2, flags)
 
     def _check_name(self, name: bytes) -> None:
         if len(name) > self.name_max:
@@ -298,7 +296,7 @@ class Fileset(Steering):
         if inode is not None and (not inode.nlink or ino in self._namespace.kept):
             self._namespace.reap(inode)
 
-    async def read(self, ino: int, offset: int, size: int) -> bytes:
+    async def read(self, ino: int, offset: int, size: int) -> bytes | bytearray:
         """Bytes at `offset`; fewer only at the end. EIO where uncached blocks can't be fetched."""
         self.touched = True
         inode = self._inode(ino)

@@ -43,6 +43,14 @@ def failed(code: int) -> OSError:
     return OSError(code, os.strerror(code))
 
 
+class Unread(Exception):
+    """Whether a directory is empty can only be said once its names have been read from home."""
+
+    def __init__(self, directory: Inode) -> None:
+        super().__init__(directory.ino)
+        self.directory = directory
+
+
 class Namespace:
     def __init__(self, store: Store, is_open: Callable[[int], bool], validity: Validity) -> None:
         self._store, self._is_open, self._validity = store, is_open, validity
@@ -64,9 +72,11 @@ class Namespace:
         ).fetchone()
         return row
 
-    def is_empty(self, ino: int) -> bool:
+    def _is_empty(self, directory: Inode) -> bool:
+        if directory.listed != LISTED:
+            raise Unread(directory)
         return not self._store.execute(
-            "SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (ino,)
+            "SELECT 1 FROM dentry WHERE parent=? LIMIT 1", (directory.ino,)
         ).fetchone()
 
     def page(self, parent: int, after: int, limit: int) -> list[tuple[bytes, Inode, int]]:
@@ -147,6 +157,7 @@ class Namespace:
     # -- removing --------------------------------------------------------------------------------
 
     def remove(self, parent: Inode, name: bytes, *, directory: bool) -> None:
+        """unlink(2) or rmdir(2). Unread if it is about a directory that was never looked into."""
         row = self._row(parent.ino, name)
         if row is None:
             raise failed(errno.ENOENT)
@@ -155,7 +166,7 @@ class Namespace:
             raise failed(errno.ENOTDIR)
         if not directory and inode.is_dir:
             raise failed(errno.EISDIR)
-        if directory and not self.is_empty(inode.ino):
+        if directory and not self._is_empty(inode):
             raise failed(errno.ENOTEMPTY)
         now = time.time_ns()
         with self._store:
@@ -217,6 +228,7 @@ class Namespace:
     # -- moving ----------------------------------------------------------------------------------
 
     def rename(self, parent: Inode, name: bytes, parent2: Inode, name2: bytes, flags: int) -> None:
+        """renameat2(2). Unread if it would replace a directory that was never looked into."""
         row, row2 = self._row(parent.ino, name), self._row(parent2.ino, name2)
         if row is None or (flags == EXCHANGE and row2 is None):
             raise failed(errno.ENOENT)
@@ -243,7 +255,7 @@ class Namespace:
             raise failed(errno.EISDIR)
         if inode.is_dir and not other.is_dir:
             raise failed(errno.ENOTDIR)
-        if other.is_dir and not self.is_empty(other.ino):
+        if other.is_dir and not self._is_empty(other):
             raise failed(errno.ENOTEMPTY)
 
     def _move(
