@@ -29,6 +29,7 @@ class Retirement:
         self._store, self._journal, self._retired = store, journal, retired
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
+        self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
 
     async def take_over(self) -> None:
@@ -66,11 +67,13 @@ class Retirement:
             f'DELETE FROM queue WHERE id IN ({marks}) RETURNING id, op, ino, start, "end", flags',
             [outcome[1] for outcome in outcomes],
         ).fetchall()
+        self.entries += len(gone)
         last: dict[int, int] = {}
         for number, op, ino, start, end, flags in gone:
             counters.queue_length -= 1
             if op == Op.WRITE:
                 counters.bytes_pending -= end - start
+                self.bytes += end - start
                 if flags & IN_PLACE:
                     self._retired(ino, number)
             last[ino] = max(number, last.get(ino, 0))

@@ -21,6 +21,7 @@ from afmfs.cache.cached_report import cached_report
 from afmfs.cache.commands import execute
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.lock import machine_id
+from afmfs.cache.pace import Pace
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.errors import Refused
@@ -70,6 +71,7 @@ class Steering:
         self.recovering = False
         self.connected_since = ""
         self.last_error = ""
+        self._pace = Pace()
         self._claimed = False  # home was reached, its marker is ours
         self.settled_through = 0  # as the gateway said
         self.flush_through = 0
@@ -121,6 +123,8 @@ class Steering:
         oldest = store.execute("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1").fetchone()
         here = os.statvfs(self.settings.cache)
         counters, process = store.counters, self._link.process
+        now = time.monotonic()
+        rates = self._pace.rates(now)
         status = Status(
             version=__version__,
             device=self.settings.device,
@@ -143,6 +147,9 @@ class Steering:
             dirty_bytes=self._dirty_bytes(),
             oldest_pending_seconds=max(0.0, (time.time_ns() - oldest[1]) / 1e9) if oldest else 0.0,
             last_entry=store.entries.last,
+            entries_per_second=round(rates[0], 1),
+            bytes_per_second=round(rates[1], 1),
+            seconds_left=self._pace.seconds_left(now, counters.queue_length),
             flushed_through=oldest[0] - 1 if oldest else store.entries.last,
             settled_through=self.settled_through,
             cached_bytes=counters.cached_bytes,
@@ -307,7 +314,10 @@ class Steering:
     async def _on_outcomes(self, message: Message) -> None:
         while True:
             try:
-                await self._retirement.take_over()
+                retirement = self._retirement
+                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
+                await retirement.take_over()
+                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
                 return
             except sqlite3.Error as exc:  # a full disk: outcomes stay in gateway.db
                 log.error("outcomes can't be taken over yet: %s", exc)
