@@ -133,7 +133,7 @@ class Contact:
                 self._probe()
                 pause = PROBE_S if self._connection is not None else 0.0
             with self._changed:
-                if pause and not self._probe_now:
+                if pause and not (self._probe_now or self._stopping):
                     self._changed.wait(pause)
                 self._probe_now = False
 

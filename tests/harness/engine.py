@@ -40,7 +40,7 @@ class ThreadGateway:
             self._gateway.start()
             while (found := protocol.receive(self._sock)) and found[0]["type"] != "bye":
                 self._gateway.receive(*found)
-            self._gateway.stop()
+            assert self._gateway.stop(CALL_SECONDS), "a thread of the gateway does not end"
 
     def poll(self) -> int | None:
         return None if self._thread.is_alive() else 0
