@@ -260,7 +260,7 @@ def cache(tmp_path: Path, access: FakeAccess) -> Path:
         f"INSERT INTO inode {columns} VALUES (?, ?, 0, 0, 0, 1, ?, 0, 0, 0, 1, ?)",
         [(ROOT, stat.S_IFDIR, 0, 1), (16, stat.S_IFREG, 10_000, 0), (17, stat.S_IFREG, 5, 1)],
     )
-    database.execute("UPDATE inode SET listed = 2")
+    database.execute("UPDATE inode SET listed = 2, retired = 0, changed = 5 * (ino = 17)")
     database.executemany("INSERT INTO dentry VALUES (1, ?, ?, ?)", [(1, b"a", 16), (2, b"b", 17)])
     database.execute("INSERT INTO blockmap VALUES (16, 0, ?)", (bytes([4]) + bytes(1023),))
     database.execute(
