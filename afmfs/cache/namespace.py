@@ -55,6 +55,8 @@ class Namespace:
     def __init__(self, store: Store, is_open: Callable[[int], bool], validity: Validity) -> None:
         self._store, self._is_open, self._validity = store, is_open, validity
         self.ghosts: dict[int, Inode] = {}  # removed, while the kernel may still ask for them
+        self._asked: tuple[int, bytes, int] | None = None
+        self._answer: tuple[int, int] | None = None
         self.kept: set[int] = set()  # in `.afm/unlinked` until their last close
 
     # -- questions -------------------------------------------------------------------------------
@@ -65,11 +67,20 @@ class Namespace:
         return must(self._store.inode(row[1]), row[1]) if row else None
 
     def _row(self, parent: int, name: bytes) -> tuple[int, int] | None:
+        """Cookie and inode of a name. Not inside a transaction.
+
+        The kernel looks a name up just before it has it made: the answer still holds if no
+        transaction came in between.
+        """
+        asked = (parent, name, self._store.commits)
+        if asked == self._asked:
+            return self._answer
         first = cookie(name)
         row: tuple[int, int] | None = self._store.execute(
             "SELECT cookie, ino FROM dentry WHERE parent=? AND cookie>=? AND cookie<? AND name=?",
             (parent, first, first + _SLOTS, name),
         ).fetchone()
+        self._asked, self._answer = asked, row
         return row
 
     def _is_empty(self, directory: Inode) -> bool:
