@@ -11,6 +11,7 @@ number that is never used twice.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import OrderedDict, deque
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from afmfs.cache.inode import Inode
 
 OPEN_BLOBS = 512
 SHARDS = 256
+RESERVE = 64 << 20
+"""Bytes of the disk that blobs leave to the databases; a tenth of a small disk."""
 POOL = 64
 """Empty blobs that are made at a time; as many more may wait."""
 
@@ -99,6 +102,11 @@ class Blobs:
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`; on failure no byte beyond the inode's size stays behind."""
+        # The databases must still be able to grow: without them the queue could not go down, and no
+        # room would ever come back.
+        disk = os.fstatvfs(self._dir)
+        if disk.f_bavail * disk.f_frsize < min(RESERVE, disk.f_blocks * disk.f_frsize // 10):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fd = self.descriptor(inode)
         if fd is None:
             fd = self._create(inode)
