@@ -85,6 +85,12 @@ class Command:
 
 Table = Mapping[str, Command]
 
+WATCH, STEER, REPAIR, HELP = "Watch", "Steer", "Repair", "Help"
+"""The groups in which commands are listed."""
+
+JSON = {"--json": "JSON"}
+"""The flag of commands whose output a script may read."""
+
 
 # -- parsing -------------------------------------------------------------------------------------
 

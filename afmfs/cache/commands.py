@@ -18,7 +18,19 @@ import json
 import os
 from contextlib import aclosing
 
+from afmfs.cache import (
+    callback_commands,
+    evict_commands,
+    resync_commands,
+    trash_commands,
+    verify_commands,
+)
 from afmfs.cache.command_line import (
+    HELP,
+    JSON,
+    REPAIR,
+    STEER,
+    WATCH,
     Command,
     Steered,
     Table,
@@ -186,14 +198,11 @@ def _help_on(command: Command) -> str:
 
 # -- the table -----------------------------------------------------------------------------------
 
-_JSON = {"--json": "JSON"}
-_WATCH, _STEER, _REPAIR, _HELP = "Watch", "Steer", "Repair", "Help"
-
 _COMMANDS = (
     Command(
         name="getstate",
         summary="Show the state, the gateway and the queue's length",
-        group=_WATCH,
+        group=WATCH,
         handler=_getstate,
         flags={"--json": "everything that is known, as in .afm/status.json"},
         details="The state follows from what is pending and where home is; --json has the reason.",
@@ -204,7 +213,7 @@ _COMMANDS = (
     Command(
         name="queue",
         summary="List what is pending, one JSON object a line",
-        group=_WATCH,
+        group=WATCH,
         handler=_queue,
         details="With number, operation, paths, age and state; requeued entries with their error.",
         examples=("queue",),
@@ -213,10 +222,10 @@ _COMMANDS = (
     Command(
         name="cached",
         summary="Say how much of a file is cached",
-        group=_WATCH,
+        group=WATCH,
         handler=_cached,
         parameters=("PATH",),
-        flags=_JSON,
+        flags=JSON,
         details="uncached, partial or cached, with bytes and blocks. PATH is absolute below the"
         "\nmount point, or relative to the fileset's root.",
         examples=("cached src/main.c", "cached --json /mnt/sw1/src/main.c"),
@@ -225,7 +234,7 @@ _COMMANDS = (
     Command(
         name="events",
         summary="List what happened, newest last",
-        group=_WATCH,
+        group=WATCH,
         handler=_events,
         flags={"--json": "one JSON object a line"},
         examples=("events",),
@@ -234,7 +243,7 @@ _COMMANDS = (
     Command(
         name="flushPending",
         summary="Replay everything pending now, without waiting for its age",
-        group=_STEER,
+        group=STEER,
         handler=_flush,
         flags={"--wait": "wait until all of it is at home (afmctl only)"},
         values={"--timeout": ("S", "with --wait: give up after S seconds, with status 1")},
@@ -248,7 +257,7 @@ _COMMANDS = (
     Command(
         name="stop",
         summary="Stop replaying; changes go on being queued",
-        group=_STEER,
+        group=STEER,
         handler=_stop,
         details="Lasts over mounts, until `start`. May be said twice, and in any state.",
         examples=("stop",),
@@ -256,7 +265,7 @@ _COMMANDS = (
     Command(
         name="start",
         summary="Replay again after `stop`",
-        group=_STEER,
+        group=STEER,
         handler=_start,
         details="May be said twice, and in any state.",
         examples=("start",),
@@ -264,7 +273,7 @@ _COMMANDS = (
     Command(
         name="resumeRequeued",
         summary="Try the entries that home refused again now",
-        group=_REPAIR,
+        group=REPAIR,
         handler=_resume,
         details="They are tried again by themselves too, at growing intervals.",
         examples=("resumeRequeued",),
@@ -274,7 +283,7 @@ _COMMANDS = (
     Command(
         name="drop",
         summary="Remove one entry from the queue: its change will never reach home",
-        group=_REPAIR,
+        group=REPAIR,
         handler=_drop,
         parameters=("ID",),
         details="Cache and home differ from then on. The only way in which anything pending is"
@@ -284,7 +293,7 @@ _COMMANDS = (
     Command(
         name="help",
         summary="Explain the commands, or one of them",
-        group=_HELP,
+        group=HELP,
         handler=_help,
         parameters=("[COMMAND]",),
         examples=("help flushPending",),
@@ -292,4 +301,13 @@ _COMMANDS = (
     ),
 )
 
-TABLE: Table = {command.name: command for command in _COMMANDS}
+_ALL = (
+    *_COMMANDS,
+    *resync_commands.COMMANDS,
+    *trash_commands.COMMANDS,
+    *verify_commands.COMMANDS,
+    *evict_commands.COMMANDS,
+    *callback_commands.COMMANDS,
+)
+
+TABLE: Table = {command.name: command for command in _ALL}

@@ -6,15 +6,18 @@ process is the only writer, the gateway reads through a connection of its own.
 
 from __future__ import annotations
 
-VERSION = 1
-"""Format of a cache (`PRAGMA user_version`); a cache of another version is refused."""
+VERSION = 2
+"""Format of a cache (`PRAGMA user_version`). An older one is brought up to date when it is opened,
+a newer one is refused."""
 
-SCHEMA = """
+_FIRST = """
 -- Settings and small state, by name: identity, target, fileset, device, block_size, tunables
 -- (JSON), counter and token (new at every mount, compared with home's marker), tokens (JSON; those
 -- that home may have), home (N of gateway/N), entry_limit and ino_limit (numbers below are taken),
 -- durable_entry, needs_resync (a reason, or ''), stopped, clean, boot_id, mount_id, pool (JSON;
--- generations of blobs made in advance), statvfs and properties (JSON; home as last seen).
+-- generations of blobs made in advance), statvfs and properties (JSON; home as last seen), job
+-- (JSON; the resync, failover or recovery that is due or running, or ''), job_number (the last
+-- one), callbacks (JSON).
 CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- One row for each object; the fields are described at `Inode`.
@@ -67,6 +70,18 @@ CREATE TABLE event (id INTEGER PRIMARY KEY, time_ns, name TEXT, detail TEXT);
 CREATE TABLE counters (queue_length, bytes_pending, cached_bytes, inodes);
 INSERT INTO counters VALUES (0, 0, 0, 0);
 """
+
+UPGRADES = {
+    1: """
+-- Files with nothing cached that home has lost, as a resync (its number) found: reads are EIO.
+CREATE TABLE lost (ino INTEGER PRIMARY KEY, job);
+-- When a file was last opened or fetched (s since the epoch), for eviction; kept now and then.
+CREATE TABLE used (ino INTEGER PRIMARY KEY, time_s);
+""",
+}
+"""What makes a cache of one version one of the next."""
+
+SCHEMA = _FIRST + "".join(UPGRADES.values())
 
 INODE_COLUMNS = (
     "ino, mode, uid, gid, rdev, nlink, size, atime, mtime, ctime, gen, whole, home_valid, listed,"

@@ -19,7 +19,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from afmfs.cache.inode import Inode
-from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, VERSION
+from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
 from afmfs.errors import Damaged, Refused
 from afmfs.model.entry import FIRST_INO, Entry, Op
 
@@ -86,8 +86,10 @@ class Store:
         version = self.db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             create(self.db)
-        elif version != VERSION:
+        elif version > VERSION:
             raise Refused(f"{path.parent} is a cache of format {version}; this is {VERSION}")
+        elif version < VERSION:
+            upgrade(self.db, version)
         self.execute = self.db.execute
         # The log exists from the first read on. A descriptor of the log may be opened beside
         # SQLite; opening and closing cache.db itself would take SQLite's locks away.
@@ -310,8 +312,17 @@ def connect_read_only(path: Path) -> sqlite3.Connection:
 
 
 def create(db: sqlite3.Connection) -> None:
+    _build(db, SCHEMA)
+
+
+def upgrade(db: sqlite3.Connection, version: int) -> None:
+    """Bring a cache of an older version up to date, in one transaction."""
+    _build(db, "".join(UPGRADES[number] for number in range(version, VERSION)))
+
+
+def _build(db: sqlite3.Connection, script: str) -> None:
     db.execute("BEGIN EXCLUSIVE")
-    for statement in SCHEMA.split(";\n"):
+    for statement in script.split(";\n"):
         if statement.strip():
             db.execute(statement)
     db.execute(f"PRAGMA user_version={VERSION}")

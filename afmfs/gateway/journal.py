@@ -21,11 +21,15 @@ from typing import Any, NamedTuple
 
 from afmfs.gateway.stamp import Stamp
 
-VERSION = 1
+VERSION = 2
 
 DONE, UNREPRESENTABLE, DROPPED = "done", "unrepresentable", "dropped"
+"""What became of an entry."""
 
-_SCHEMA = """
+RESYNCED, NULLED, ADOPTED, LOST = "resynced", "nulled", "adopted", "lost"
+"""What became of an inode (entry 0) by a resync, a failover or a recovery."""
+
+_FIRST = """
 CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
 CREATE TABLE outcome (
     seq INTEGER PRIMARY KEY, id, ino, home_size, home_mtime, home_ino,
@@ -38,6 +42,27 @@ CREATE TABLE state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 # merged differently from the first time, it could miss a name that the first time made.
 # outcome.home_*: the stamp, NULL where the entry touched no content or attributes.
 # requeued.pushing: 1 if the entry may be partly executed.
+
+_UPGRADES = {
+    1: """
+-- The resync, failover or recovery that is due or running (record: JSON), at most one.
+CREATE TABLE job (id INTEGER PRIMARY KEY, record TEXT, phase TEXT, cursor, figures TEXT);
+-- The priority queue: what the job has still to do, by n. verdict and trash: decided, durable
+-- before it is done (NULL: not begun). The rest as in requeued.
+CREATE TABLE priority (
+    n INTEGER PRIMARY KEY, ino, bytes, verdict TEXT, trash,
+    errno, reason TEXT, tries, next_try_ns, since_ns);
+CREATE INDEX priority_ino ON priority (ino);
+-- What was moved to home's trash, or is about to be (state intended, moved, restored); path is the
+-- name it had at home, kind its S_IFMT bits, why: changed, nulled, in the way, removed.
+CREATE TABLE trash (
+    number INTEGER PRIMARY KEY, job, path BLOB, ino, kind, size, why TEXT, time_ns, state TEXT);
+CREATE INDEX trash_job ON trash (job, number);
+-- Byte ranges of files that a job made null at home; trash is where the bytes are, or NULL.
+CREATE TABLE nulled (ino, start, end, job, trash, PRIMARY KEY (ino, start)) WITHOUT ROWID;
+""",
+}
+_SCHEMA = _FIRST + "".join(_UPGRADES.values())
 
 
 class Outcome(NamedTuple):
@@ -321,7 +346,10 @@ def _connect(path: Path) -> sqlite3.Connection:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
-    elif version != VERSION:
+    elif version < VERSION:
+        script = "".join(_UPGRADES[number] for number in range(version, VERSION))
+        db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")
+    elif version > VERSION:
         db.close()
         raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
     return db

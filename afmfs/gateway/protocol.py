@@ -36,6 +36,7 @@ class ProtocolError(Exception):
 
 _INT, _BOOL, _STR, _DICT = (int,), (bool,), (str,), (dict,)
 _OPT_STR, _OPT_DICT, _OPT_INT = (str, type(None)), (dict, type(None)), (int, type(None))
+_OPT_BYTES = (bytes, type(None))
 
 _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     # from the mount process
@@ -57,6 +58,11 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     "forget": {"seq": _INT},
     "drop": {"rid": _INT, "id": _INT},
     "wake": {},
+    "job": {"job": _DICT},
+    "job_taken": {"id": _INT},
+    "report": {"rid": _INT, "kind": _STR},
+    "restore": {"rid": _INT, "job": _INT, "path": _OPT_BYTES},
+    "empty": {"rid": _INT, "job": _INT},
     "bye": {},
     # from the gateway
     "connected": {"properties": _DICT, "statvfs": _DICT, "home_st": _DICT},
@@ -71,6 +77,10 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     "event": {"name": _STR, "detail": _DICT},
     "alive": {},
     "dropped": {"rid": _INT, "ok": _BOOL},
+    "progress": {"id": _INT, "phase": _STR, "left": _INT},
+    "reported": {"rid": _INT, "errno": _INT},
+    "restored": {"rid": _INT, "errno": _INT},
+    "emptied": {"rid": _INT, "errno": _INT},
 }
 
 _OPTIONAL: dict[str, tuple[type, ...]] = {

@@ -108,6 +108,20 @@ def test_a_later_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.DatabaseError):
         Journal(tmp_path)
     db = sqlite3.connect(tmp_path / "gateway.db")
-    db.execute("PRAGMA user_version=1")
+    db.execute("PRAGMA user_version=2")
     db.close()
     Journal(tmp_path).close()
+
+
+def test_an_older_format_is_brought_up_to_date(tmp_path: Path) -> None:
+    Journal(tmp_path).close()
+    db = sqlite3.connect(tmp_path / "gateway.db")
+    db.executescript(
+        "DROP TABLE job; DROP TABLE priority; DROP TABLE trash; DROP TABLE nulled;"
+        "PRAGMA user_version=1"
+    )
+    db.close()
+    Journal(tmp_path).close()
+    db = sqlite3.connect(tmp_path / "gateway.db")
+    assert db.execute("SELECT count(*) FROM priority").fetchone() == (0,)
+    db.close()
