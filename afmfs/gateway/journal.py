@@ -14,7 +14,8 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,6 +284,21 @@ class Journal:
                 newest = self._stamps.get(outcome.ino)
                 if newest is not None and newest[0] <= seq:
                     del self._stamps[outcome.ino]
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """For tables that are not mirrored here: all of it is durable on return, or none of it.
+
+        Nothing else of the journal may be called inside (it would wait for itself), and home must
+        not be touched: who asks the journal would wait for it.
+        """
+        with self._lock, self._transaction() as db:
+            yield db
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """The rows of a question to a table that is not mirrored here."""
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
 
     def _transaction(self) -> _Transaction:
         return _Transaction(self._db)
