@@ -14,7 +14,7 @@ import fcntl
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -200,8 +200,11 @@ class Journal:
         outcomes: Iterable[Outcome],
         requeued: Iterable[Requeued] = (),
         untouched: Iterable[int] = (),
+        also: Callable[[sqlite3.Connection], None] = lambda db: None,
     ) -> int:
         """Record in one transaction what became of a batch; the newest outcome's number.
+
+        `also` writes to tables that are not mirrored here, in the same transaction.
 
         `requeued` entries leave the flight unless they may be partly executed; `untouched` ones
         were certainly not executed and are as they were before.
@@ -219,6 +222,7 @@ class Journal:
                     "DELETE FROM requeued WHERE id=?", [(i,) for i in self._requeued if i in gone]
                 )
                 db.executemany("INSERT OR REPLACE INTO requeued VALUES (?,?,?,?,?,?,?)", requeued)
+                also(db)
             self._next_seq += len(outcomes)
             for seq, outcome in enumerate(outcomes, first):
                 self._remember(seq, outcome)
