@@ -23,6 +23,7 @@ UNLINKED: Path = (MARKER, b"unlinked")
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
 
@@ -69,22 +70,36 @@ class Home(Walker):
 
     def scratch(self) -> int:
         """The directory for objects that are written beside and renamed over. See directory."""
-        return self._own(SCRATCH)
+        return self.own_directory(SCRATCH)
 
     def unlinked(self) -> int:
         """The directory of what was removed here while open and not whole. See directory."""
-        return self._own(UNLINKED)
+        return self.own_directory(UNLINKED)
 
-    def _own(self, path: Path) -> int:
+    def own_directory(self, path: Path) -> int:
+        """A directory below the marker, made if need be. See directory."""
         try:
             return self.directory(path)
         except FileNotFoundError:
-            marker = self.directory(path[:-1])
+            if len(path) == 1:
+                raise  # the marker's own: without it this is not our home
+            above = self.own_directory(path[:-1])
             try:
-                os.mkdir(path[-1], 0o700, dir_fd=marker)
+                os.mkdir(path[-1], 0o700, dir_fd=above)
             except FileExistsError:
                 pass  # another thread was faster
             return self.directory(path)
+
+    def sync_directory(self, path: Path) -> None:
+        """Its names are on stable storage, where home can say that of a directory."""
+        fd = self.open_directory(path)
+        try:
+            os.fsync(fd)
+        except OSError as exc:
+            if exc.errno not in _NO_SYNC:
+                raise
+        finally:
+            os.close(fd)
 
     # --- objects
 

@@ -46,6 +46,24 @@ def subtract(ranges: Ranges, start: int, end: int) -> Ranges:
     return tuple(kept)
 
 
+def difference(ranges: Ranges, other: Ranges) -> Ranges:
+    """`ranges` without what is in `other`, in one pass over both."""
+    kept: list[Range] = []
+    n = 0
+    for start, end in ranges:
+        while n < len(other) and other[n][1] <= start:
+            n += 1
+        at = n  # the last one may reach into the next range as well
+        while at < len(other) and other[at][0] < end:
+            if start < other[at][0]:
+                kept.append((start, other[at][0]))
+            start = max(start, other[at][1])
+            at += 1
+        if start < end:
+            kept.append((start, end))
+    return tuple(kept)
+
+
 def within(ranges: Ranges, start: int, end: int) -> Ranges:
     """The part of `ranges` that lies in [start, end)."""
     clipped = ((max(a, start), min(b, end)) for a, b in ranges)

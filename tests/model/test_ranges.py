@@ -37,3 +37,9 @@ def test_one_range_with_many(some: list[tuple[int, int]], a: int, b: int) -> Non
     check(ranges.within(have, a, b), both & one)
     check(ranges.gaps(have, a, b), one - both)
     assert ranges.total(have) == len(both)
+
+
+@given(ANY, ANY)
+def test_many_without_many(some: list[tuple[int, int]], other: list[tuple[int, int]]) -> None:
+    rest = ranges.difference(ranges.union(some), ranges.union(other))
+    check(rest, bytes_of(some) - bytes_of(other))
