@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -87,11 +87,19 @@ def _click_command(command: Command) -> click.Command:
     for flag, text in command.flags.items():
         parameters.append(click.Option([flag], is_flag=True, help=text))
     for option, (value, text) in command.values.items():
-        kind = click.FloatRange(min=0) if option == "--timeout" else None
+        waits = option == "--timeout" and "--wait" in command.flags
+        kind = click.FloatRange(min=0) if waits else None
         parameters.append(click.Option([option], metavar=value, type=kind, help=text))
     for name in command.parameters:
-        word = name.strip("[]")
-        parameters.append(click.Argument([word.lower()], metavar=word, required=name == word))
+        word, many = name.strip("[]"), "..." in name
+        parameters.append(
+            click.Argument(
+                [_key(name)],
+                metavar=word,
+                required=not name.startswith("["),
+                nargs=-1 if many else 1,
+            )
+        )
     examples = "".join(f"  afmctl afmfs {example}\n" for example in command.examples)
     return click.Command(
         command.name,
@@ -102,21 +110,37 @@ def _click_command(command: Command) -> click.Command:
     )
 
 
+def _key(word: str) -> str:
+    """What click calls the value of an option or a parameter."""
+    return word.strip("-[].").replace("-", "_").lower()
+
+
+def _arguments(command: Command, values: dict[str, Any]) -> Iterator[str]:
+    for name in command.parameters:
+        value = values[_key(name)]
+        if isinstance(value, tuple):
+            yield from value
+        elif value is not None:
+            yield value
+
+
 def _invoke(command: Command, values: dict[str, Any]) -> None:
     context = click.get_current_context()
     if command.name == "help":
         _print_help([name for name in (values["command"],) if name], context.find_root())
-    if values.get("timeout") is not None and not values["wait"]:
+    given = {option: values[_key(option)] for option in command.values}
+    timeout = given.pop("--timeout", None) if "--wait" in command.flags else None
+    if timeout is not None and not values["wait"]:
         raise click.UsageError("--timeout is for --wait", context)
     parent: dict[str, Any] = context.find_root().params
-    arguments = [values[p.strip("[]").lower()] for p in command.parameters]
     request = Request(
         command=command,
         device=parent["device"],
         fileset=values["fileset"] or parent["fileset"],
-        arguments=tuple(arguments),
-        flags=frozenset(flag for flag in command.flags if values[flag.lstrip("-")]),
-        timeout=values.get("timeout"),
+        arguments=tuple(_arguments(command, values)),
+        flags=frozenset(flag for flag in command.flags if values[_key(flag)]),
+        values={option: value for option, value in given.items() if value is not None},
+        timeout=timeout,
     )
     try:
         run(request, context.obj or Access)  # tests bring an access of their own

@@ -8,8 +8,8 @@ import shlex
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import IO, Any
 
 import click
@@ -41,6 +41,7 @@ class Request:
     fileset: str | None = None
     arguments: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
+    values: Mapping[str, str] = field(default_factory=dict)
     timeout: float | None = None  # seconds, of --wait
 
     @property
@@ -126,6 +127,7 @@ def _control(request: Request, mount: Mount, access: Access) -> str:
     if request.command.name == "cached":
         arguments = (_inside(arguments[0], mount, access),)
     options = sorted(request.flags - {"--wait"})
+    options += [f"{option}={value}" for option, value in request.values.items()]
     line = shlex.join([request.command.name, *options, "--", *arguments])
     if not arguments:
         line = shlex.join([request.command.name, *options])

@@ -7,6 +7,7 @@ UTF-8 travel as surrogates. Pure but for the handlers that a table brings along.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ class Steered(Protocol):
     def stop(self) -> None: ...
     def start(self) -> None: ...
     def resume_requeued(self) -> int: ...  # entries that are tried again
+    async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
     async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
     async def lookup(self, parent: int, name: bytes) -> Inode: ...
     def cached(self, ino: int) -> CachedReport: ...
@@ -58,7 +60,8 @@ class Command:
     summary: str
     group: str
     handler: Handler
-    parameters: tuple[str, ...] = ()  # positional arguments, all required unless in brackets
+    parameters: tuple[str, ...] = ()  # positional arguments, all required unless in brackets; the
+    # last may be given several times if it ends with "..."
     flags: Mapping[str, str] = field(default_factory=dict)  # option without value: what it does
     values: Mapping[str, tuple[str, str]] = field(
         default_factory=dict
@@ -78,9 +81,11 @@ class Command:
         return " ".join([self.name, *options, *self.parameters])
 
     @property
-    def arity(self) -> tuple[int, int]:
+    def arity(self) -> tuple[int, float]:
         """Least and greatest number of arguments."""
-        return sum(not p.startswith("[") for p in self.parameters), len(self.parameters)
+        least = sum(not p.startswith("[") for p in self.parameters)
+        many = any(p.rstrip("]").endswith("...") for p in self.parameters)
+        return least, math.inf if many else len(self.parameters)
 
 
 Table = Mapping[str, Command]
