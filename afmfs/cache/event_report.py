@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,19 @@ Event = Mapping[str, Any]
 
 LATEST = 1000
 """Events that a listing goes back."""
+
+KEPT = 10_000
+"""Events that cache.db holds, about."""
+
+
+def insert_event(cache: sqlite3.Connection, name: str, detail: Mapping[str, Any]) -> None:
+    """Keep an event, in the caller's transaction; the oldest make room."""
+    cursor = cache.execute(
+        "INSERT INTO event (time_ns, name, detail) VALUES (?,?,?)",
+        (time.time_ns(), name, json.dumps(detail)),
+    )
+    if cursor.lastrowid and cursor.lastrowid % 100 == 0:
+        cache.execute("DELETE FROM event WHERE id <= ?", (cursor.lastrowid - KEPT,))
 
 
 def read_events(cache: sqlite3.Connection, latest: int = LATEST) -> list[Event]:

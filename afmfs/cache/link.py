@@ -69,6 +69,7 @@ class HomeView:
     home_st: dict[str, Any] = field(default_factory=dict)
     num_exec: int = 0
     executing: int = 0
+    progress: Message | None = None  # of the job, as last told
     requeued: int = 0
     latency_s: float = 0.0
     life: float = -math.inf  # trio time of the last sign of life
@@ -266,6 +267,9 @@ class GatewayLink:
                 view.statvfs = message.get("statvfs") or view.statvfs
             case "outcomes":
                 self.home.num_exec = message["num_exec"]
+            case "progress":
+                self.home.progress = message
+                self.home.num_exec = message.get("num_exec", self.home.num_exec)
         if kind in self.handlers:
             nursery.start_soon(self._handle, message)
 

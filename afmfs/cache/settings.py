@@ -131,6 +131,7 @@ def settle(store: Store, target: str | None, mountpoint: Path, options: MountOpt
         block_size=block,
         tunables=tunables,
         home_number=int(store.get("home") or 1),
+        mode=str(store.get("mode") or "sw"),
         takeover=options.takeover,
         read_only=options.ro,
     )

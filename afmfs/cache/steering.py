@@ -1,4 +1,4 @@
-"""What administrators ask of a fileset, and what its gateway tells it."""
+"""What administrators ask of a fileset, and what runs beside the requests."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import logging
 import os
 import socket
-import sqlite3
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -20,45 +19,32 @@ from afmfs.cache.blobs import POOL
 from afmfs.cache.cached_report import cached_report
 from afmfs.cache.commands import execute
 from afmfs.cache.event_report import Event, read_events
-from afmfs.cache.lock import machine_id
-from afmfs.cache.pace import Pace
+from afmfs.cache.hearing import Hearing
+from afmfs.cache.jobs import RECOVERY, RESYNC
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.errors import Refused
-from afmfs.gateway.protocol import Message
-from afmfs.model.entry import ROOT
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
     from afmfs.cache.blobs import Blobs
     from afmfs.cache.checkpoint import Checkpointer
-    from afmfs.cache.durable import Durable
     from afmfs.cache.fetch import Fetcher
     from afmfs.cache.inode import Inode
-    from afmfs.cache.link import GatewayLink
-    from afmfs.cache.retire import Retirement
-    from afmfs.cache.settings import Settings
-    from afmfs.cache.store import Store
     from afmfs.cache.validity import Validity
 
 log = logging.getLogger(__name__)
 
-EVENTS_KEPT = 10_000
 DIRTY_EXACT = 5_000
 """Pending entries up to which `dirty_bytes` is worked out exactly when status is read."""
 WAKE_S = 0.3
 
 
-class Steering:
+class Steering(Hearing):
     """The half of the fileset that has no file in it."""
 
-    settings: Settings
-    _store: Store
     _blobs: Blobs
     _validity: Validity
-    _link: GatewayLink
-    _durable: Durable
-    _retirement: Retirement
     _fetcher: Fetcher
     _checkpointer: Checkpointer
 
@@ -67,26 +53,9 @@ class Steering:
         raise NotImplementedError
 
     def __init__(self) -> None:
+        super().__init__()
         self.touched = False
-        self.recovering = False
-        self.connected_since = ""
-        self.last_error = ""
-        self._pace = Pace()
-        self._claimed = False  # home was reached, its marker is ours
-        self.settled_through = 0  # as the gateway said
-        self.flush_through = 0
         self._forgettable = 0  # outcomes whose retirement the running durable point covers
-        self._link.handlers = {
-            "connected": self._on_connected,
-            "away": self._on_away,
-            "refused": self._on_away,
-            "point": self._on_point,
-            "outcomes": self._on_outcomes,
-            "inconsistent": self._on_inconsistent,
-            "status": self._on_status,
-            "event": self._on_event,
-            "ended": self._on_ended,
-        }
 
     async def execute(self, line: str) -> str:
         """Execute a control command; its reply. AfmError where it is refused."""
@@ -103,17 +72,19 @@ class Steering:
         self.touched = True
 
     def facts(self) -> Facts:
-        home, store = self._link.home, self._store
-        needs_resync = str(store.get("needs_resync") or "")
+        home, needs_resync, job = self._link.home, self.needs_resync, self.jobs.current
         return Facts(
-            stopped=bool(store.get("stopped", 0)),
+            stopped=self.stopped,
+            planning=self.jobs.planning,
             link=home.link,
             link_reason=home.reason,
-            # What contradicts home is not settled by waiting.
-            recovering=self.recovering and not needs_resync,
-            needs_resync=needs_resync,
-            pending=store.counters.queue_length,
+            # What contradicts home is not settled by waiting, but by a job.
+            recovering=job.kind == RECOVERY if job else self.recovering and not needs_resync,
+            # What is found while a job runs is shown, and dealt with, after it.
+            needs_resync="" if job else needs_resync,
+            pending=self._store.counters.queue_length + self.jobs.left,
             requeued=home.requeued,
+            resyncing=job is not None and job.kind != RECOVERY,
             touched=self.touched,
         )
 
@@ -138,7 +109,7 @@ class Steering:
             mount_point=self.mount_point,
             cache=str(self.settings.cache),
             block_size=self.settings.block_size,
-            queue_length=counters.queue_length,
+            queue_length=facts.pending,
             num_exec=home.num_exec,
             executing=home.executing,
             requeued=home.requeued,
@@ -194,15 +165,10 @@ class Steering:
                 if gateway is not None:
                     gateway.close()
 
-    def record_event(self, name: str, **detail: Any) -> None:
-        """Keep an event; the oldest make room."""
-        with self._store as store:
-            cursor = store.execute(
-                "INSERT INTO event (time_ns, name, detail) VALUES (?,?,?)",
-                (time.time_ns(), name, json.dumps(detail)),
-            )
-            if cursor.lastrowid and cursor.lastrowid % 100 == 0:
-                store.execute("DELETE FROM event WHERE id <= ?", (cursor.lastrowid - EVENTS_KEPT,))
+    def remembered_statvfs(self) -> dict[str, int]:
+        """Home's figures as they were last seen, for a mount without home."""
+        figures: dict[str, int] = json.loads(self._store.get("statvfs") or "{}")
+        return figures
 
     # -- commands --------------------------------------------------------------------------------
 
@@ -223,19 +189,18 @@ class Steering:
         with self._store as store:
             store.put("stopped", int(stopped))
         self._store.sync_wal()
-        self._post_run()
-
-    def _post_run(self) -> None:
-        facts = self.facts()
-        self._link.post(
-            {"type": "run", "stopped": facts.stopped, "needs_resync": bool(facts.needs_resync)}
-        )
+        self.post_run()
 
     def resume_requeued(self) -> int:
         """Try requeued entries at once; how many there are."""
         self.settled_through = 0
         self._link.post({"type": "resume"})
         return self._link.home.requeued
+
+    async def resync(self, *, keep_uncached: bool) -> None:
+        """Have home made to agree with the cache; durable on return, done in the background."""
+        await self.jobs.start(RESYNC, manual=True, keep_uncached=keep_uncached)
+        self.post_run()
 
     async def drop(self, number: int) -> None:
         """Drop an entry for good: home will not have its change."""
@@ -246,107 +211,6 @@ class Steering:
             raise Refused(f"drop: {reply.get('reason') or 'the entry is being executed'}")
         await self._retirement.take_over()
         self.record_event("afmQueueDropped", entry=number)
-
-    # -- what the gateway says -------------------------------------------------------------------
-
-    def hello(self) -> Message:
-        """The first message to a gateway: all that it has to know."""
-        settings, facts = self.settings, self.facts()
-        return {
-            "type": "hello",
-            "identity": settings.identity,
-            "target": settings.target,
-            "counter": int(self._store.get("counter", 1)),
-            "token": self._store.get("token"),
-            "tokens": json.loads(self._store.get("tokens") or "[]"),
-            # Both hold for the first greeting alone: a marker that is gone later is not made anew.
-            "takeover": settings.takeover and not self._claimed,
-            "first": self._store.inode(ROOT) is None,
-            "cache": str(settings.cache),
-            "fileset": settings.fileset,
-            "owner": {
-                "host": socket.gethostname(),
-                "machine_id": machine_id(),
-                "cache": str(settings.cache),
-                "fileset": settings.fileset,
-            },
-            "stopped": facts.stopped,
-            "needs_resync": bool(facts.needs_resync),
-            "block_size": settings.block_size,
-            "tunables": {
-                "async_delay_s": settings.tunables.async_delay,
-                "flush_threads": settings.tunables.flush_threads,
-                "home_sync": settings.tunables.home_sync,
-                "xattrs": settings.tunables.xattrs,
-            },
-            "flush_through": self.flush_through,
-        }
-
-    async def _on_connected(self, message: Message) -> None:
-        self._claimed = True
-        self.connected_since = queue_report.rfc3339(time.time_ns())
-        with self._store as store:
-            store.put("tokens", json.dumps([store.get("token")]))
-            store.put("statvfs", json.dumps(message["statvfs"]))
-            store.put("properties", json.dumps(message["properties"]))
-        self.record_event("afmHomeConnected", target=self.settings.target)
-
-    def remembered_statvfs(self) -> dict[str, int]:
-        """Home's figures as they were last seen, for a mount without home."""
-        figures: dict[str, int] = json.loads(self._store.get("statvfs") or "{}")
-        return figures
-
-    async def _on_away(self, message: Message) -> None:
-        self.connected_since = ""
-        self.last_error = message["reason"]
-        unmounted = message.get("state", "Unmounted") == "Unmounted"
-        name = "afmFilesetUnmounted" if unmounted else "afmHomeDisconnected"
-        self.record_event(name, reason=message["reason"])
-
-    async def _on_point(self, message: Message) -> None:
-        try:
-            await self._durable.make()
-            ok = True
-        except OSError as exc:
-            self.last_error, ok = f"the cache's disk: {exc.strerror}", False
-        self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
-
-    async def _on_outcomes(self, message: Message) -> None:
-        while True:
-            try:
-                retirement = self._retirement
-                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
-                await retirement.take_over()
-                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
-                return
-            except sqlite3.Error as exc:  # a full disk: outcomes stay in gateway.db
-                log.error("outcomes can't be taken over yet: %s", exc)
-                await trio.sleep(1)
-
-    async def _on_inconsistent(self, message: Message) -> None:
-        """Durable before anything else is replayed; the gateway waits for `run`."""
-        with self._store as store:
-            if not store.get("needs_resync"):
-                store.put("needs_resync", f"{message['path']}: {message['reason']}")
-        await self._durable.sync_wal()
-        self._post_run()
-        self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
-
-    async def _on_status(self, message: Message) -> None:
-        self.settled_through = message.get("through") or 0 if message["settled"] else 0
-        if self.recovering and not message.get("in_doubt", 0):
-            self.recovering = False
-            self.record_event("afmRecoveryEnd")
-
-    async def _on_ended(self, message: Message) -> None:
-        """A gateway ended by itself; the next one is being started."""
-        self.last_error = message["reason"]
-        self.record_event("afmGatewayEnded", reason=message["reason"])
-
-    async def _on_event(self, message: Message) -> None:
-        if message["name"] == "afmCmdRequeued":
-            self.last_error = str(message["detail"].get("reason", ""))
-        self.record_event(message["name"], **message["detail"])
 
     # -- tasks -----------------------------------------------------------------------------------
 

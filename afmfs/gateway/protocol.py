@@ -94,6 +94,8 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "count": _OPT_INT,
     "latency_ms": (int, float, type(None)),
     "statvfs": _OPT_DICT,
+    "job": _OPT_DICT,
+    "summary": _OPT_DICT,
 }
 
 SHAPES = frozenset(_REQUIRED)

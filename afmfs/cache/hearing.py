@@ -1,0 +1,184 @@
+"""What the gateway tells the fileset, and how it is greeted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from afmfs.cache import queue_report
+from afmfs.cache.event_report import insert_event
+from afmfs.cache.jobs import Jobs
+from afmfs.cache.lock import machine_id
+from afmfs.cache.pace import Pace
+from afmfs.gateway.protocol import Message
+from afmfs.model.entry import ROOT
+
+if TYPE_CHECKING:
+    from afmfs.cache.durable import Durable
+    from afmfs.cache.link import GatewayLink
+    from afmfs.cache.retire import Retirement
+    from afmfs.cache.settings import Settings
+    from afmfs.cache.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Hearing:
+    """The fileset's ear: one handler for each message of the gateway."""
+
+    settings: Settings
+    _store: Store
+    _link: GatewayLink
+    _durable: Durable
+    _retirement: Retirement
+
+    def __init__(self) -> None:
+        self.recovering = False
+        self.connected_since = ""
+        self.last_error = ""
+        self.settled_through = 0  # as the gateway said
+        self.flush_through = 0
+        self._pace = Pace()
+        self._claimed = False  # home was reached, its marker is ours
+        self.jobs = Jobs(self._store, self._durable.sync_wal, self._link)
+        self._link.handlers = {
+            "connected": self._on_connected,
+            "away": self._on_away,
+            "refused": self._on_away,
+            "point": self._on_point,
+            "outcomes": self._on_outcomes,
+            "inconsistent": self._on_inconsistent,
+            "status": self._on_status,
+            "progress": self._on_progress,
+            "event": self._on_event,
+            "ended": self._on_ended,
+        }
+
+    @property
+    def stopped(self) -> bool:
+        """By the administrator."""
+        return bool(self._store.get("stopped", 0))
+
+    @property
+    def needs_resync(self) -> str:
+        """The inconsistency that was found and that no job takes care of yet, or ''."""
+        return str(self._store.get("needs_resync") or "")
+
+    def record_event(self, name: str, **detail: Any) -> None:
+        """Keep an event; the oldest make room."""
+        with self._store as store:
+            insert_event(store.db, name, detail)
+
+    def post_run(self) -> None:
+        """Tell the gateway whether it may replay."""
+        self._link.post(
+            {"type": "run", "stopped": self.stopped, "needs_resync": bool(self.needs_resync)}
+        )
+
+    def hello(self) -> Message:
+        """The first message to a gateway: all that it has to know."""
+        settings = self.settings
+        return {
+            "type": "hello",
+            "identity": settings.identity,
+            "target": settings.target,
+            "counter": int(self._store.get("counter", 1)),
+            "token": self._store.get("token"),
+            "tokens": json.loads(self._store.get("tokens") or "[]"),
+            # Both hold for the first greeting alone: a marker that is gone later is not made anew.
+            "takeover": settings.takeover and not self._claimed,
+            "first": self._store.inode(ROOT) is None,
+            "cache": str(settings.cache),
+            "fileset": settings.fileset,
+            "owner": {
+                "host": socket.gethostname(),
+                "machine_id": machine_id(),
+                "cache": str(settings.cache),
+                "fileset": settings.fileset,
+            },
+            "stopped": self.stopped,
+            "needs_resync": bool(self.needs_resync) or not self.jobs.durable,
+            "job": self.jobs.record,
+            "block_size": settings.block_size,
+            "tunables": {
+                "async_delay_s": settings.tunables.async_delay,
+                "flush_threads": settings.tunables.flush_threads,
+                "home_sync": settings.tunables.home_sync,
+                "xattrs": settings.tunables.xattrs,
+            },
+            "flush_through": self.flush_through,
+        }
+
+    async def _on_connected(self, message: Message) -> None:
+        self._claimed = True
+        self.connected_since = queue_report.rfc3339(time.time_ns())
+        with self._store as store:
+            store.put("tokens", json.dumps([store.get("token")]))
+            store.put("statvfs", json.dumps(message["statvfs"]))
+            store.put("properties", json.dumps(message["properties"]))
+        self.record_event("afmHomeConnected", target=self.settings.target)
+
+    async def _on_away(self, message: Message) -> None:
+        self.connected_since = ""
+        self.last_error = message["reason"]
+        unmounted = message.get("state", "Unmounted") == "Unmounted"
+        name = "afmFilesetUnmounted" if unmounted else "afmHomeDisconnected"
+        self.record_event(name, reason=message["reason"])
+
+    async def _on_point(self, message: Message) -> None:
+        try:
+            await self._durable.make()
+            ok = True
+        except OSError as exc:
+            self.last_error, ok = f"the cache's disk: {exc.strerror}", False
+        self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
+
+    async def _on_outcomes(self, message: Message) -> None:
+        while True:
+            try:
+                retirement = self._retirement
+                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
+                await retirement.take_over()
+                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
+                return
+            except sqlite3.Error as exc:  # a full disk: outcomes stay in gateway.db
+                log.error("outcomes can't be taken over yet: %s", exc)
+                await trio.sleep(1)
+
+    async def _on_inconsistent(self, message: Message) -> None:
+        """Durable before anything else is replayed; the gateway waits for `run`."""
+        with self._store as store:
+            if not store.get("needs_resync"):
+                store.put("needs_resync", f"{message['path']}: {message['reason']}")
+                store.put("needs_resync_at", store.entries.last)
+        await self._durable.sync_wal()
+        self.post_run()
+        self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
+
+    async def _on_progress(self, message: Message) -> None:
+        self.jobs.note()
+        if message["phase"] == "done":
+            await self._retirement.take_over()  # what the job did is known here when it ends
+            await self.jobs.done(message)
+
+    async def _on_status(self, message: Message) -> None:
+        self.settled_through = message.get("through") or 0 if message["settled"] else 0
+        if self.recovering and not message.get("in_doubt", 0):
+            self.recovering = False
+            self.record_event("afmRecoveryEnd")
+
+    async def _on_ended(self, message: Message) -> None:
+        """A gateway ended by itself; the next one is being started."""
+        self.last_error = message["reason"]
+        self.record_event("afmGatewayEnded", reason=message["reason"])
+
+    async def _on_event(self, message: Message) -> None:
+        if message["name"] == "afmCmdRequeued":
+            self.last_error = str(message["detail"].get("reason", ""))
+        self.record_event(message["name"], **message["detail"])
