@@ -21,14 +21,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from afmfs.gateway.stamp import Stamp
+from afmfs.model.outcome import ADOPTED, DONE, DROPPED, LOST, NULLED, RESYNCED, UNREPRESENTABLE
+
+__all__ = ["ADOPTED", "DONE", "DROPPED", "LOST", "NULLED", "RESYNCED", "UNREPRESENTABLE"]
 
 VERSION = 2
-
-DONE, UNREPRESENTABLE, DROPPED = "done", "unrepresentable", "dropped"
-"""What became of an entry."""
-
-RESYNCED, NULLED, ADOPTED, LOST = "resynced", "nulled", "adopted", "lost"
-"""What became of an inode (entry 0) by a resync, a failover or a recovery."""
 
 _FIRST = """
 CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
@@ -61,6 +58,8 @@ CREATE TABLE trash (
 CREATE INDEX trash_job ON trash (job, number);
 -- Byte ranges of files that a job made null at home; trash is where the bytes are, or NULL.
 CREATE TABLE nulled (ino, start, end, job, trash, PRIMARY KEY (ino, start)) WITHOUT ROWID;
+-- Tells this journal from one that takes its place: numbers of outcomes begin anew there.
+INSERT INTO state VALUES ('journal', lower(hex(randomblob(16))));
 """,
 }
 _SCHEMA = _FIRST + "".join(_UPGRADES.values())
