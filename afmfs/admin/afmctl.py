@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from afmfs.admin import find
 from afmfs.admin.access import Access, Hung
 from afmfs.admin.steer import Failure, Request, run
-from afmfs.cache.command_line import Command, unknown
+from afmfs.cache.command_line import LATER, Command, later, unknown
 from afmfs.cache.commands import TABLE, help_text
 from afmfs.errors import UnknownCommand
 
@@ -48,6 +48,8 @@ class Afmctl(click.Group):
     def resolve_command(
         self, context: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] in LATER and args[0] not in self.commands:
+            raise Failure(later(args[0]))
         if args[0] not in self.commands:
             raise click.UsageError(unknown(TABLE, args[0]), context)
         return super().resolve_command(context, args)

@@ -7,6 +7,7 @@ UTF-8 travel as surrogates. Pure but for the handlers that a table brings along.
 from __future__ import annotations
 
 import difflib
+import errno
 import math
 import os
 import shlex
@@ -17,7 +18,7 @@ from typing import Protocol
 from afmfs.cache.event_report import Event
 from afmfs.cache.inode import Inode
 from afmfs.cache.status import CachedReport, Status
-from afmfs.errors import UnknownCommand
+from afmfs.errors import AfmError, UnknownCommand
 from afmfs.model.states import State
 
 
@@ -34,6 +35,7 @@ class Steered(Protocol):
     def start(self) -> None: ...
     def resume_requeued(self) -> int: ...  # entries that are tried again
     async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
+    def set_auto_resync(self, *, on: bool) -> None: ...  # durable on return
     async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
     async def lookup(self, parent: int, name: bytes) -> Inode: ...
     def cached(self, ino: int) -> CachedReport: ...
@@ -73,6 +75,7 @@ class Command:
     modes: frozenset[str] | None = None  # None: all
     not_in: frozenset[State] = frozenset()  # states in which it is refused
     needs_home: bool = False
+    resyncs: bool = False  # in NeedsResync it is a request that starts the automatic resync
 
     @property
     def syntax(self) -> str:
@@ -112,9 +115,23 @@ def parse(table: Table, line: str) -> Words:
 def find(table: Table, name: str) -> Command:
     """The command of that name. UnknownCommand, with close matches, if there is none."""
     command = table.get(name)
+    if command is None and name in LATER:
+        raise AfmError(later(name), errno=errno.EOPNOTSUPP)
     if command is None:
         raise UnknownCommand(unknown(table, name))
     return command
+
+
+LATER = frozenset(
+    {"expire", "unexpire", "failback", "prefetch", "checkDirty", "checkUncached"}
+    | {"setlocal", "resetlocal"}
+)
+"""Words of AFM that mean nothing here yet."""
+
+
+def later(name: str) -> str:
+    """What to say of one of them."""
+    return f"{name} is not supported yet"
 
 
 def unknown(table: Table, name: str) -> str:

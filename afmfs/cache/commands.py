@@ -93,6 +93,11 @@ def admit(command: Command, status: Status) -> None:
         )
     if status.state in command.not_in:
         raise Refused(f"{command.name} is refused while {status.fileset} is {status.state}{why}")
+    if command.resyncs and status.state == State.NEEDS_RESYNC and not status.auto_resync:
+        raise Refused(
+            f"{command.name} is refused while {status.fileset} is {status.state}{why}: `resync`"
+            " first, or have it start by itself: `auto_resync on`"
+        )
     if command.needs_home and status.state in AWAY:
         raise Refused(
             f"{command.name} needs home, which is away ({status.state}{why})",
@@ -251,7 +256,8 @@ _COMMANDS = (
         "\nends with status 1 and the reason once what is left can't go. When it ends with 0 and"
         "\nnothing newer was queued, the state is Active.",
         examples=("flushPending --wait --timeout 60",),
-        not_in=frozenset({State.STOPPED, State.NEEDS_RESYNC}),
+        not_in=frozenset({State.STOPPED}),
+        resyncs=True,
         needs_home=True,
     ),
     Command(
@@ -277,7 +283,8 @@ _COMMANDS = (
         handler=_resume,
         details="They are tried again by themselves too, at growing intervals.",
         examples=("resumeRequeued",),
-        not_in=frozenset({State.STOPPED, State.NEEDS_RESYNC}),
+        not_in=frozenset({State.STOPPED}),
+        resyncs=True,
         needs_home=True,
     ),
     Command(

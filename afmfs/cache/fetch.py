@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import mmap
 from collections.abc import Callable
 
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 READ_AHEAD = 8
 """Most blocks that a run of sequential reads brings ahead of itself."""
+
+SAME_READ_S = 0.3
+"""The kernel asks for a page again that it could not read ahead: so soon after a file was found
+changed it is no new request."""
 
 
 class _Flight:
@@ -53,7 +58,9 @@ class Fetcher:
         self._link, self._point, self._timeout_s = link, point, timeout_s
         self._flights: dict[int, list[_Flight]] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # inode -> next block of a run, blocks ahead
+        self._met: dict[int, float] = {}  # inode -> when it was found changed at home
         self.nursery: trio.Nursery | None = None
+        self.asked: Callable[[], None] = lambda: None  # called when home is asked
 
     def void(self, ino: int) -> None:
         """What is under way for the inode is worthless."""
@@ -62,8 +69,8 @@ class Fetcher:
         self._runs.pop(ino, None)
 
     async def ensure(self, inode: Inode, start: int, end: int) -> None:
-        """Bring what is missing of [start, end). EIO if home can't be asked or does not answer;
-        ESTALE if home's version is not the known one."""
+        """Bring what is missing of [start, end). EIO if home can't be asked or does not answer, or
+        its version is not the known one."""
         deadline = trio.current_time() + self._timeout_s
         while trio.current_time() < deadline:
             numbers = self._validity.uncached_blocks(inode, start, end)
@@ -137,6 +144,8 @@ class Fetcher:
         end = min((flight.last + 1) * size, inode.home_valid)
         if start >= end:
             return  # truncated meanwhile: nothing is missing any more
+        if trio.current_time() - self._met.get(inode.ino, -math.inf) > SAME_READ_S:
+            self.asked()
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:
             if reply["errno"] == errno.EAGAIN:
@@ -144,6 +153,9 @@ class Fetcher:
                     0.02
                 )  # home is being renamed under it, or a doubt is being settled
                 return
+            if reply["errno"] == errno.ESTALE:
+                self._meet(inode.ino)
+                raise failed(errno.EIO)
             if reply["errno"]:
                 raise failed(reply["errno"])
             if flight.void or self._store.inode(inode.ino) is not inode:
@@ -151,6 +163,12 @@ class Fetcher:
             self._put(inode, start, reply, fds[0])
         finally:
             close_all(fds)
+
+    def _meet(self, ino: int) -> None:
+        """The file was found changed at home."""
+        if len(self._met) > 1024:
+            self._met.clear()
+        self._met[ino] = trio.current_time()
 
     def _put(self, inode: Inode, start: int, reply: Message, fd: int) -> None:
         length = reply["length"]

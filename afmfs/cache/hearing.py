@@ -46,7 +46,7 @@ class Hearing:
         self.flush_through = 0
         self._pace = Pace()
         self._claimed = False  # home was reached, its marker is ours
-        self.jobs = Jobs(self._store, self._durable.sync_wal, self._link)
+        self.jobs = Jobs(self._store, self._durable.sync_wal, self._link, self.post_run)
         self._link.handlers = {
             "connected": self._on_connected,
             "away": self._on_away,

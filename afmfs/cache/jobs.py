@@ -52,9 +52,14 @@ class Jobs:
     """The job of one fileset: started, watched, ended."""
 
     def __init__(
-        self, store: Store, sync_wal: Callable[[], Awaitable[None]], link: GatewayLink
+        self,
+        store: Store,
+        sync_wal: Callable[[], Awaitable[None]],
+        link: GatewayLink,
+        post_run: Callable[[], None],
     ) -> None:
         self._store, self._sync_wal, self._link = store, sync_wal, link
+        self._post_run = post_run
         text = store.get("job") or ""
         self.current = Job(**json.loads(text)) if text else None
         self.durable = True  # whether power loss would spare `current`
@@ -110,6 +115,7 @@ class Jobs:
         self.durable = True
         if self.record is not None:
             self._link.post({"type": "job", "job": self.record})
+            self._post_run()  # the inconsistency is the job's from here on
 
     @property
     def record(self) -> Message | None:

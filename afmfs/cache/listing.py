@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -29,6 +29,7 @@ class Lister:
     def __init__(self, store: Store, namespace: Namespace, link: GatewayLink) -> None:
         self._store, self._namespace, self._link = store, namespace, link
         self._under_way: dict[int, trio.Event] = {}
+        self.asked: Callable[[], None] = lambda: None  # called when home is asked
 
     async def ensure(self, directory: Inode) -> None:
         """The directory's names are here when this returns. EIO if home can't be asked."""
@@ -45,6 +46,7 @@ class Lister:
                 event.set()
 
     async def _read(self, directory: Inode) -> None:
+        self.asked()
         reply, fds = await self._link.request("list", ino=directory.ino)
         try:
             if reply["errno"]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from afmfs.cache.command_line import REPAIR, Command, Steered, Words
+from afmfs.cache.command_line import REPAIR, STEER, Command, Steered, Words
 from afmfs.cache.status import Status
-from afmfs.errors import Refused
+from afmfs.errors import Refused, UnknownCommand
 from afmfs.model.states import State
 
 _WAY_ON = {
@@ -35,6 +35,16 @@ async def _resync(fileset: Steered, words: Words) -> str:
     return f"afmctl: Performing resync of fileset: {status.fileset}\n"
 
 
+async def _auto_resync(fileset: Steered, words: Words) -> str:
+    if words.arguments:
+        if words.arguments[0] not in ("on", "off"):
+            raise UnknownCommand(f"auto_resync is on or off, not {words.arguments[0]!r}")
+        fileset.set_auto_resync(on=words.arguments[0] == "on")
+    on = fileset.status().auto_resync
+    what = "starts with the next request" if on else "has to be started by hand: `resync`"
+    return f"auto_resync: {'on' if on else 'off'}; in NeedsResync a resync {what}\n"
+
+
 COMMANDS: tuple[Command, ...] = (
     Command(
         name="resync",
@@ -52,5 +62,15 @@ COMMANDS: tuple[Command, ...] = (
         examples=("resync -j sw1 --wait",),
         modes=frozenset({"sw"}),
         needs_home=True,
+    ),
+    Command(
+        name="auto_resync",
+        summary="Say whether a resync starts by itself where home was changed",
+        group=STEER,
+        handler=_auto_resync,
+        parameters=("[on|off]",),
+        details="On unless said otherwise, and remembered by the cache. In NeedsResync the next"
+        "\nfetch, reading of a directory or new change starts it.",
+        examples=("auto_resync off",),
     ),
 )

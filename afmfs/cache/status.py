@@ -36,6 +36,7 @@ class Status:
     fileset: str
     target: str
     mode: str = "sw"
+    auto_resync: bool = True  # NeedsResync ends by itself, with the next request
     state: str
     reason: str = ""
     gateway: str  # the host that runs it

@@ -9,12 +9,14 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import trio
 
 from afmfs import __version__
 from afmfs.cache import queue_report
+from afmfs.cache.automatic import Automatic
 from afmfs.cache.blobs import POOL
 from afmfs.cache.cached_report import cached_report
 from afmfs.cache.commands import execute
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from afmfs.cache.checkpoint import Checkpointer
     from afmfs.cache.fetch import Fetcher
     from afmfs.cache.inode import Inode
+    from afmfs.cache.listing import Lister
     from afmfs.cache.validity import Validity
 
 log = logging.getLogger(__name__)
@@ -46,6 +49,7 @@ class Steering(Hearing):
     _blobs: Blobs
     _validity: Validity
     _fetcher: Fetcher
+    _lister: Lister
     _checkpointer: Checkpointer
 
     async def lookup(self, parent: int, name: bytes) -> Inode:
@@ -55,6 +59,13 @@ class Steering(Hearing):
     def __init__(self) -> None:
         super().__init__()
         self.touched = False
+        self._automatic = Automatic(
+            self._store,
+            self.jobs,
+            self._link,
+            lambda: self.settings.tunables.auto_resync and not self.stopped,
+        )
+        self._fetcher.asked = self._lister.asked = self._automatic.asked
         self._forgettable = 0  # outcomes whose retirement the running durable point covers
 
     async def execute(self, line: str) -> str:
@@ -102,6 +113,7 @@ class Steering(Hearing):
             fileset=self.settings.fileset,
             target=self.settings.target,
             mode=self.settings.mode,
+            auto_resync=self.settings.tunables.auto_resync,
             state=shown(facts),
             reason=reason(facts),
             gateway=socket.gethostname(),
@@ -176,6 +188,7 @@ class Steering(Hearing):
         """Execute everything that is pending now, whatever its age; the last number of it."""
         self.flush_through, self.settled_through = self._store.entries.last, 0
         self._link.post({"type": "flush", "through": self.flush_through})
+        self._automatic.asked()
         return self.flush_through
 
     def stop(self) -> None:
@@ -195,12 +208,20 @@ class Steering(Hearing):
         """Try requeued entries at once; how many there are."""
         self.settled_through = 0
         self._link.post({"type": "resume"})
+        self._automatic.asked()
         return self._link.home.requeued
 
     async def resync(self, *, keep_uncached: bool) -> None:
         """Have home made to agree with the cache; durable on return, done in the background."""
         await self.jobs.start(RESYNC, manual=True, keep_uncached=keep_uncached)
-        self.post_run()
+
+    def set_auto_resync(self, *, on: bool) -> None:
+        """Whether a resync starts by itself; remembered, durable on return."""
+        tunables = replace(self.settings.tunables, auto_resync=on)
+        with self._store as store:
+            store.put("tunables", json.dumps(tunables.to_dict()))
+        self._store.sync_wal()
+        self.settings = replace(self.settings, tunables=tunables)
 
     async def drop(self, number: int) -> None:
         """Drop an entry for good: home will not have its change."""
@@ -226,6 +247,7 @@ class Steering(Hearing):
         nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
         nursery.start_soon(self._checkpointer.run)
         nursery.start_soon(self._wake)
+        nursery.start_soon(self._automatic.run)
         nursery.start_soon(self._fill_pool)
 
     def _before_point(self) -> None:
@@ -258,6 +280,7 @@ class Steering(Hearing):
         told = 0
         while True:
             await trio.sleep(WAKE_S)
+            self._automatic.look()
             if self._store.entries.last != told:
                 told = self._store.entries.last
                 self._link.post({"type": "wake"})

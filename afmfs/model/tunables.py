@@ -34,6 +34,7 @@ class Tunables:
     durable_interval: float = 5.0  # s after which everything is on stable storage anyway
     home_sync: str = "batch"  # how home is synced before an entry is forgotten: batch, file, none
     xattrs: bool = False  # extended attributes and ACLs
+    auto_resync: bool = True  # in NeedsResync the next request starts a resync
     writeback: bool = False  # the kernel's write-back cache
     home_timeout: float = 30.0  # s that a request waits for a home that answers others
     life_timeout: float = 1.0  # s that a request waits for a home that shows no sign of life
@@ -160,6 +161,7 @@ TABLE = (
     Option("life_timeout", _seconds(0.1, 3600), "longest wait for a silent home (1)",
            unit="SECONDS"),
     Option("xattrs", _switch, "extended attributes and ACLs"),
+    Option("auto_resync", _switch, "resync by itself where home was changed (yes)"),
     Option("writeback", _switch, "the kernel's write-back cache"),
 )  # fmt: skip
 

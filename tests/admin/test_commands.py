@@ -108,7 +108,6 @@ async def test_refused(line: str, code: int) -> None:
     ("line", "state", "code"),
     [
         ("flushPending", "Stopped", errno.EBUSY),
-        ("flushPending", "NeedsResync", errno.EBUSY),
         ("resumeRequeued", "Stopped", errno.EBUSY),
         ("flushPending", "Disconnected", errno.EHOSTDOWN),
         ("resumeRequeued", "Unmounted", errno.EHOSTDOWN),
@@ -120,6 +119,23 @@ async def test_refused_by_state(line: str, state: str, code: int) -> None:
         await execute(fileset, line)
     assert caught.value.errno == code
     assert fileset.calls == []
+
+
+@pytest.mark.parametrize("line", ["flushPending", "resumeRequeued"])
+async def test_needs_resync_refuses_what_can_not_start_the_resync(line: str) -> None:
+    fileset = FakeFileset(state="NeedsResync", reason="because", auto_resync=False)
+    with pytest.raises(Refused, match="NeedsResync: because: `resync` first") as caught:
+        await execute(fileset, line)
+    assert (caught.value.errno, fileset.calls) == (errno.EBUSY, [])
+    _, fileset = await _reply(line, state="NeedsResync")
+    assert len(fileset.calls) == 2
+
+
+@pytest.mark.parametrize("word", ["expire", "unexpire", "failback", "prefetch"])
+async def test_later_words_of_afm_are_not_supported_yet(word: str) -> None:
+    with pytest.raises(AfmError, match=f"^{word} is not supported yet$") as caught:
+        await execute(FakeFileset(), f"{word} -j sw1")
+    assert caught.value.errno == errno.EOPNOTSUPP
 
 
 async def test_refused_by_mode(monkeypatch: pytest.MonkeyPatch) -> None:
