@@ -59,7 +59,7 @@ CREATE INDEX trash_job ON trash (job, number);
 -- Byte ranges of files that a job made null at home; trash is where the bytes are, or NULL.
 CREATE TABLE nulled (ino, start, end, job, trash, PRIMARY KEY (ino, start)) WITHOUT ROWID;
 -- Tells this journal from one that takes its place: numbers of outcomes begin anew there.
-INSERT INTO state VALUES ('journal', lower(hex(randomblob(16))));
+INSERT OR REPLACE INTO state VALUES ('journal', lower(hex(randomblob(16))));
 """,
 }
 _SCHEMA = _FIRST + "".join(_UPGRADES.values())

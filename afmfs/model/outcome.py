@@ -1,4 +1,4 @@
-"""What the gateway says that became of an entry, or of an inode: the words in gateway.db's outcomes.
+"""The words in gateway.db for what became of an entry, or of an inode.
 
 An outcome of entry 0 tells of an inode. Its stamp, if it has one, is the version now at home.
 """
