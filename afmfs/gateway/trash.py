@@ -13,6 +13,7 @@ import json
 import os
 import sqlite3
 import stat
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -66,9 +67,13 @@ class TrashBook:
 
     @staticmethod
     def next_number(db: sqlite3.Connection) -> int:
-        """A number that no entry had or will have, also when it is thrown away."""
+        """A number that no entry had or will have, also when it is thrown away.
+
+        The first is a time: a gateway.db that is new, as an old one was lost or the cache was, must
+        not take what lies at home under a low number for what it is about to move there.
+        """
         row = db.execute("SELECT value FROM state WHERE key=?", (_LAST_NUMBER,)).fetchone()
-        number = 1 + (row[0] if row else 0)
+        number: int = 1 + row[0] if row else time.time_ns() // 1000
         db.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (_LAST_NUMBER, number))
         return number
 
