@@ -40,7 +40,7 @@ from mount import attrs
 
 NAME = b".afm"
 RESERVED = 2**63
-DIRECTORY, CONTROL, STATE, STATUS, QUEUE, EVENTS, METRICS = range(RESERVED, RESERVED + 7)
+DIRECTORY, CONTROL, STATE, STATUS, QUEUE, EVENTS, METRICS, REPORT = range(RESERVED, RESERVED + 8)
 FIRST_HANDLE = RESERVED + 16
 
 FILES = {
@@ -50,6 +50,7 @@ FILES = {
     b"queue": QUEUE,
     b"events": EVENTS,
     b"metrics": METRICS,
+    b"report": REPORT,
 }
 
 LONGEST_COMMAND = 32 << 10  # bytes; a path, quoted, fits several times
@@ -61,6 +62,7 @@ class Steering(Protocol):
     def status(self) -> Status: ...
     async def execute(self, line: str) -> str: ...
     def queue_lines(self) -> AsyncGenerator[bytes, None]: ...
+    def report_lines(self) -> AsyncGenerator[bytes, None]: ...
     def events(self) -> Sequence[Mapping[str, object]]: ...
 
 
@@ -144,6 +146,8 @@ class ControlDirectory:
             return Conversation(self, fileset)
         if ino == QUEUE:
             return Stream(fileset.queue_lines)
+        if ino == REPORT:
+            return Stream(fileset.report_lines)
         return Document(functools.partial(_RENDERED[ino], fileset))
 
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
@@ -257,7 +261,8 @@ class Conversation:
 
 
 class Stream:
-    """`queue`: lines made while they are read, so millions cost no memory. Read it in sequence."""
+    """`queue`, `report`: made while it is read, so millions of lines cost no memory. Read it in
+    sequence."""
 
     def __init__(self, lines: Callable[[], AsyncGenerator[bytes, None]]) -> None:
         self._lines = lines

@@ -386,6 +386,7 @@ class Fileset(Steering):
                 self._open[ino] = 1
                 self.release(ino)
             self._retirement.close()
+            self.reports.close()
             self._checkpointer.close()
             await self._durable.make()
             with self._store as store:

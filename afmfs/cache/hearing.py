@@ -16,6 +16,7 @@ from afmfs.cache.event_report import insert_event
 from afmfs.cache.jobs import Jobs
 from afmfs.cache.lock import machine_id
 from afmfs.cache.pace import Pace
+from afmfs.cache.reports import ReportDesk
 from afmfs.gateway.protocol import Message
 from afmfs.model.entry import ROOT
 
@@ -47,6 +48,7 @@ class Hearing:
         self._pace = Pace()
         self._claimed = False  # home was reached, its marker is ours
         self.jobs = Jobs(self._store, self._durable.sync_wal, self._link, self.post_run)
+        self.reports = ReportDesk(self._link)
         self._link.handlers = {
             "connected": self._on_connected,
             "away": self._on_away,
@@ -175,6 +177,7 @@ class Hearing:
 
     async def _on_ended(self, message: Message) -> None:
         """A gateway ended by itself; the next one is being started."""
+        self.reports.ended()
         self.last_error = message["reason"]
         self.record_event("afmGatewayEnded", reason=message["reason"])
 

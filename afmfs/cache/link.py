@@ -86,6 +86,7 @@ class _Request:
 
 
 Handler = Callable[[Message], Awaitable[None]]
+Taker = Callable[[Message, list[int]], None]
 
 
 class GatewayLink:
@@ -102,6 +103,8 @@ class GatewayLink:
         self.home = HomeView()
         self.changed = trio.Event()  # set, and replaced, when `home.link` changes
         self.handlers: dict[str, Handler] = {}
+        self.takers: dict[str, Taker] = {}
+        """Called at once, with the descriptors of the message, which are theirs to close."""
         self._rids = itertools.count(1)
         self._requests: dict[int, _Request] = {}
         self._outbox, self._to_send = trio.open_memory_channel[Message](math.inf)
@@ -244,6 +247,9 @@ class GatewayLink:
             else:
                 request.reply, request.fds = message, fds
                 request.done.set()
+            return
+        if kind in self.takers:
+            self.takers[kind](message, fds)
             return
         close_all(fds)
         match kind:

@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -63,6 +64,9 @@ class Status:
     entries_per_second: float = 0.0  # replayed, over the last seconds
     bytes_per_second: float = 0.0
     seconds_left: float | None = None  # at these rates; None while nothing moves
+
+    report: dict[str, Any] | None = None  # the last one asked for: number, kind, started, running,
+    # errno and reason (of one that failed)
 
     cached_bytes: int = 0  # whole cached blocks, the last cut at the end of its file
     cache_free_bytes: int = 0

@@ -135,6 +135,7 @@ class Steering(Hearing):
             seconds_left=self._pace.seconds_left(now, counters.queue_length),
             flushed_through=oldest[0] - 1 if oldest else store.entries.last,
             settled_through=self.settled_through,
+            report=self.reports.shown(),
             cached_bytes=counters.cached_bytes,
             cache_free_bytes=here.f_bavail * here.f_frsize,
             inodes=counters.inodes,
@@ -181,6 +182,10 @@ class Steering(Hearing):
         """Home's figures as they were last seen, for a mount without home."""
         figures: dict[str, int] = json.loads(self._store.get("statvfs") or "{}")
         return figures
+
+    def report_lines(self) -> AsyncGenerator[bytes, None]:
+        """The JSON lines of the last report, in pieces; none where it is not complete."""
+        return self.reports.pieces()
 
     # -- commands --------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from afmfs.gateway.journal import AlreadyRunning, Journal
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
 from afmfs.gateway.replay import Replay
+from afmfs.gateway.reports import Maker, Reports
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.view import View
 
@@ -58,13 +59,14 @@ class Gateway:
     def _begin(self, hello: Message) -> None:
         if self._engine is not None:
             raise ProtocolError("a second hello")
+        directory = self._cache / "gateway" / str(self._number)
         try:
-            journal = Journal(self._cache / "gateway" / str(self._number))
+            journal = Journal(directory)
         except AlreadyRunning as exc:
             self.send({"type": "away", "state": "Disconnected", "reason": str(exc)})
             self.crashed()
             return
-        self._engine = engine = _Engine(self._cache, journal, hello, self.send)
+        self._engine = engine = _Engine(self._cache, directory, journal, hello, self.send)
         self._spawn(engine.contact.run, "probe")
         self._spawn(engine.replay.run, "replay")
 
@@ -110,7 +112,9 @@ class Gateway:
 class _Engine:
     """Everything that exists once hello was said."""
 
-    def __init__(self, cache: Path, journal: Journal, hello: Message, send: Send) -> None:
+    def __init__(
+        self, cache: Path, directory: Path, journal: Journal, hello: Message, send: Send
+    ) -> None:
         def say(message: Message) -> None:
             send(message, ())
 
@@ -129,10 +133,17 @@ class _Engine:
             self.view, self.progress, self.contact, send, self.replay.report,
             with_xattrs=bool(tunables.get("xattrs", False)),
         )  # fmt: skip
+        self.reports = Reports(self._makers(), directory, send)
+
+    def _makers(self) -> dict[str, Maker]:
+        """What makes each kind of report."""
+        return {}
 
     def take(self, message: Message) -> None:
         replay = self.replay
         match message["type"]:
+            case "report":
+                self.reports.submit(message)
             case "fetch" | "list":
                 self.fetches.submit(message)
             case "point_done":
@@ -158,10 +169,11 @@ class _Engine:
         self.replay.stop()
         self.contact.stop()
         self.fetches.stop()
+        reported = self.reports.stop(within_s)
         self.threads.close()
         for thread in self.running:
             thread.join(within_s)
-        if any(thread.is_alive() for thread in self.running):
+        if not reported or any(thread.is_alive() for thread in self.running):
             return False
         self.view.close()
         self.journal.close()

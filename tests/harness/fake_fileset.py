@@ -249,6 +249,9 @@ class FakeFileset:
         for number in range(100_000):
             yield b'{"id": %d}\n' % number
 
+    async def report_lines(self) -> AsyncIterator[bytes]:
+        yield b'{"path": "a"}\n{"summary": {}}\n'
+
     def events(self) -> list[dict[str, object]]:
         return [{"name": "afmFilesetMounted", "detail": {}}]
 

@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.mounted
 
-FILES = {"control", "state", "status.json", "queue", "events", "metrics"}
+FILES = {"control", "state", "status.json", "queue", "events", "metrics", "report"}
 
 
 @pytest.fixture
