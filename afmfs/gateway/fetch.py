@@ -49,7 +49,8 @@ class TryAgain(Exception):
 
 
 class Fetches:
-    """`report` is told of inconsistencies, `send` sends a message with descriptors."""
+    """`report` is told of inconsistencies, `send` sends a message with descriptors. `due` tells
+    of an inode that a resync is yet to see to: what contradicts the cache till then is no news."""
 
     def __init__(
         self,
@@ -58,11 +59,13 @@ class Fetches:
         contact: Contact,
         send: Send,
         report: Callable[[Inconsistent], None],
+        due: Callable[[int], bool] = lambda ino: False,
         *,
         with_xattrs: bool,
     ) -> None:
         self._view, self._progress, self._contact = view, progress, contact
         self._send, self._report, self._xattrs = send, report, with_xattrs
+        self._due = due
         self._pool = ThreadPoolExecutor(THREADS, "fetch")
 
     def submit(self, message: Message) -> None:
@@ -107,6 +110,11 @@ class Fetches:
             except (TryAgain, InDoubt):
                 if time.monotonic() > deadline:
                     raise
+            except Inconsistent as trouble:
+                if not self._due(message["ino"]):
+                    raise
+                if time.monotonic() > deadline:
+                    raise TryAgain from trouble
             time.sleep(_PAUSE_S)
 
     # -- files -----------------------------------------------------------------------------------
@@ -239,8 +247,7 @@ class Fetches:
         _write(memory, buffer)
         return count
 
-    def _entries(self, home: Home, path: Path, fd: int) -> Iterator[tuple[Any, ...]]:
-        stable, lists = home.properties.stable_inodes, home.properties.xattrs
+    def _entries(self, home: Home, path: Path, fd: int) -> Iterator[Entry]:
         with os.scandir(fd) as found:
             for entry in found:
                 name = os.fsencode(entry.name)
@@ -248,19 +255,34 @@ class Fetches:
                     continue
                 try:
                     st = entry.stat(follow_symlinks=False)
-                    mode, target = st.st_mode, None
-                    if stat.S_ISLNK(mode):
-                        target = os.readlink(name, dir_fd=fd)
-                    elif not self._xattrs and lists and mode & 0o77:
-                        mode = xattrs.narrowed(xattrs.at(fd, name), mode)
-                    pairs = list(xattrs.read(xattrs.at(fd, name)).items()) if self._xattrs else None
+                    yield describe(home, fd, name, st, with_xattrs=self._xattrs)
                 except FileNotFoundError:
                     continue  # removed in between
-                yield (
-                    name, mode, st.st_uid, st.st_gid, st.st_size,
-                    st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
-                    st.st_ino if stable else None, st.st_nlink, st.st_rdev, target, pairs,
-                )  # fmt: skip
+
+
+Entry = tuple[Any, ...]
+"""name, mode, uid, gid, size, atime, mtime, ctime (ns), inode number (None where home does not keep
+it stable), links, device number, target of a symbolic link, extended attributes (None where they
+are off): as afmfs.cache.listing takes it in."""
+
+
+def describe(
+    home: Home, dirfd: int, name: bytes, st: os.stat_result, *, with_xattrs: bool
+) -> Entry:
+    """What the cache has to know of an object at home when it first hears of it."""
+    mode, target, pairs = st.st_mode, None, None
+    if stat.S_ISLNK(mode):
+        target = os.readlink(name, dir_fd=dirfd)
+    elif not with_xattrs and home.properties.xattrs and mode & 0o77:
+        mode = xattrs.narrowed(xattrs.at(dirfd, name), mode)
+    if with_xattrs:
+        pairs = list(xattrs.read(xattrs.at(dirfd, name)).items())
+    return (
+        name, mode, st.st_uid, st.st_gid, st.st_size,
+        st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
+        st.st_ino if home.properties.stable_inodes else None,
+        st.st_nlink, st.st_rdev, target, pairs,
+    )  # fmt: skip
 
 
 def _copy(fd: int, memory: int, start: int, end: int) -> int:

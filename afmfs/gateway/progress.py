@@ -8,8 +8,10 @@ batch is in doubt.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
+from afmfs.gateway.home import Home
 from afmfs.gateway.journal import Journal
 from afmfs.gateway.stamp import Stamp
 from afmfs.model.entry import CONTENT_OPS, Entry
@@ -19,12 +21,16 @@ class Progress:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.names = Rooms()
+        self._turns = Rooms()
+        self.settle: Callable[[Home], None] = lambda home: None
+        """What has to be done at home before anything is replayed to it."""
         self._running: frozenset[int] = frozenset()
         self._done: set[int] = set()  # executed, not recorded
         self._stamps: dict[int, Stamp] = {}  # of what is executed and not recorded
         self._running_stamps: dict[int, Stamp] = {}
         self._marks: dict[int, int] = {}  # content entries in flight: their inodes
-        self._pushing: dict[int, int] = {}  # inodes in `_marks`: how many entries
+        self._pushing: dict[int, int] = {}  # inodes in `_marks` or restored: how often
+        self._lock = threading.Lock()
 
     # -- questions, from any thread --------------------------------------------------------------
 
@@ -47,8 +53,34 @@ class Progress:
 
     def is_pushing(self, ino: int) -> bool:
         """Whether the inode's version at home is anybody's guess: its own push is under way, or
-        was interrupted."""
+        was interrupted, or it is being restored."""
         return ino in self._pushing
+
+    # -- turns -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def replaying(self, home: Home) -> Iterator[None]:
+        """Held for one batch, or one step of a job: no file is restored meanwhile."""
+        with self._turns.looking():
+            self.settle(home)
+            yield
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Held while one file is restored: nothing is replayed meanwhile, which would find it
+        changed."""
+        with self._turns.moving():
+            yield
+
+    def mark_restored(self, ino: int, change: int) -> None:
+        """An inode's content is being restored (1), or is not any more (-1): its version at home is
+        anybody's guess."""
+        with self._lock:
+            count = self._pushing.get(ino, 0) + change
+            if count:
+                self._pushing[ino] = count
+            else:
+                self._pushing.pop(ino, None)
 
     # -- changes, by the replay ------------------------------------------------------------------
 
@@ -57,19 +89,21 @@ class Progress:
 
     def mark(self, entries: Iterable[Entry]) -> None:
         """These are in flight: the files whose bytes they change are being pushed from now on."""
-        for entry in entries:
-            if entry.op in CONTENT_OPS and entry.id not in self._marks:
-                self._marks[entry.id] = entry.ino
-                self._pushing[entry.ino] = self._pushing.get(entry.ino, 0) + 1
+        with self._lock:
+            for entry in entries:
+                if entry.op in CONTENT_OPS and entry.id not in self._marks:
+                    self._marks[entry.id] = entry.ino
+                    self._pushing[entry.ino] = self._pushing.get(entry.ino, 0) + 1
 
     def unmark(self, entries: Iterable[int]) -> None:
         """These are not in flight any more."""
-        for entry in entries:
-            ino = self._marks.pop(entry, None)
-            if ino is not None:
-                self._pushing[ino] -= 1
-                if not self._pushing[ino]:
-                    del self._pushing[ino]
+        with self._lock:
+            for entry in entries:
+                ino = self._marks.pop(entry, None)
+                if ino is not None:
+                    self._pushing[ino] -= 1
+                    if not self._pushing[ino]:
+                        del self._pushing[ino]
 
     def finish(self, entries: Iterable[int], ino: int, stamp: Stamp | None) -> None:
         """An action is executed. The stamp first: who sees it executed must see its version."""
