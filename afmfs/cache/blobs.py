@@ -25,6 +25,8 @@ OPEN_BLOBS = 512
 SHARDS = 256
 RESERVE = 64 << 20
 """Bytes of the disk that blobs leave to the databases; a tenth of a small disk."""
+_ZEROS = 1 << 20
+"""Most zeros that are written at a time."""
 POOL = 64
 """Empty blobs that are made at a time; as many more may wait."""
 
@@ -128,6 +130,22 @@ class Blobs:
         fd = self.descriptor(inode)
         if fd is not None and os.fstat(fd).st_size > size:
             os.ftruncate(fd, size)
+
+    def clear(self, inode: Inode, start: int, end: int) -> None:
+        """Let [start, end) read as zeros; where the blob has a hole it keeps it."""
+        fd = self.descriptor(inode)
+        end = 0 if fd is None else min(end, os.fstat(fd).st_size)
+        while fd is not None and start < end:
+            try:
+                start = os.lseek(fd, start, os.SEEK_DATA)
+            except OSError as exc:
+                if exc.errno == errno.ENXIO:
+                    return  # holes to the end
+                raise
+            stop = min(end, os.lseek(fd, start, os.SEEK_HOLE), start + _ZEROS)
+            if stop <= start:
+                return  # all holes up to there
+            start += os.pwrite(fd, bytes(stop - start), start)
 
     def remove(self, gen: int) -> None:
         """Destroy a whole blob; none there is fine."""

@@ -46,7 +46,7 @@ class Content:
         locks: InodeLocks,
         sync_wal: Callable[[], Awaitable[None]],
     ) -> None:
-        self._store, self._blobs, self._validity = store, blobs, validity
+        self._store, self._blobs, self.validity = store, blobs, validity
         self._locks, self._sync_wal = locks, sync_wal
         self._in_place: dict[int, int] = {}  # inode -> a durable, unretired in-place entry of it
         self._in_reclaim = blobs.in_reclaim
@@ -63,15 +63,19 @@ class Content:
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""
-        if inode.whole:
-            return await self._read_blob(inode, offset, end - offset)
+        fd = self._blobs.descriptor(inode)
+        if inode.whole or fd is None:
+            return await self._read_blob(fd, offset, end - offset)
         out = bytearray(end - offset)  # not valid and not missing is beyond home_valid: zeros
-        for a, b in self._validity.valid(inode, offset, end):
-            out[a - offset : b - offset] = await self._read_blob(inode, a, b - a)
+        self._blobs.borrow(fd)  # an eviction on the way takes the blob from the inode, not from us
+        try:
+            for a, b in self.validity.valid(inode, offset, end):
+                out[a - offset : b - offset] = await self._read_blob(fd, a, b - a)
+        finally:
+            self._blobs.give_back(fd)
         return out
 
-    async def _read_blob(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
-        fd = self._blobs.descriptor(inode)
+    async def _read_blob(self, fd: int | None, offset: int, size: int) -> bytes | bytearray:
         if fd is None:
             return bytes(size)
         buffer = bytearray(size)
@@ -137,7 +141,7 @@ class Content:
                 return ((offset, end),), ()
             if end <= inode.size:
                 return (), ((offset, end),)
-        valid = self._validity.valid(inode, offset, end)
+        valid = self.validity.valid(inode, offset, end)
         return ranges.gaps(valid, offset, end), valid
 
     def _must_wait(self, inode: Inode, parts: Parts) -> bool:
@@ -213,7 +217,7 @@ class Content:
 
     def _mark(self, inode: Inode, start: int, end: int, size: int) -> None:
         """Mark bytes of a file that is not whole as valid, and count the blocks that completes."""
-        validity, block = self._validity, self._validity.block
+        validity, block = self.validity, self.validity.block
         last = max(0, inode.size - 1)  # its block may be short, and grow
         among = range(min(start, last) // block, -(-end // block))
         before = validity.cached_bytes(inode, among)
@@ -258,7 +262,7 @@ class Content:
             self._blobs.descriptor(inode)  # cuts what a kill may have left beyond the old size
         with store:
             number = store.append(Op.SIZE, inode, end=size) if inode.nlink else inode.changed
-            before = self._validity.cached_blocks(inode)[1]
+            before = self.validity.cached_blocks(inode)[1]
             if size == 0:
                 self._empty(inode)
             elif size < inode.size:
@@ -267,14 +271,14 @@ class Content:
                 inode,
                 size=size, home_valid=min(inode.home_valid, size), changed=number, **changes,
             )  # fmt: skip
-            store.counters.cached_bytes += self._validity.cached_blocks(inode)[1] - before
+            store.counters.cached_bytes += self.validity.cached_blocks(inode)[1] - before
 
     def _empty(self, inode: Inode) -> None:
         """Nothing is left: a new generation, the old blob to reclaim (truncate-new-generation)."""
         if inode.gen:
             self._store.reclaim(inode, 0)
         if inode.home_valid:  # it came from home: there is a map, or fresh blocks
-            self._validity.forget(inode)
+            self.validity.forget(inode)
         self._in_reclaim.discard(inode.ino)
         self._store.save(inode, gen=0, whole=True)
         self.truncated(inode.ino)
@@ -282,7 +286,7 @@ class Content:
     def _shrink(self, inode: Inode, size: int) -> None:
         """The generation stays, so that fsynced blocks keep their age; the tail goes to reclaim
         (shrink-keeps-generation)."""
-        self._validity.shrink(inode, size)
+        self.validity.shrink(inode, size)
         if inode.gen:
             self._store.reclaim(inode, size)
             self._in_reclaim.add(inode.ino)
@@ -305,6 +309,28 @@ class Content:
             store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (inode.ino, inode.gen))
         self._in_reclaim.discard(inode.ino)
 
+    # -- bytes that only home has from now on, in the caller's transaction -----------------------
+
+    def unmark(self, inode: Inode, pieces: Ranges) -> None:
+        """The bytes of `pieces` are not believed any more. They stay in the blob for the time being
+        and mean nothing: what comes to their place next covers them, holes too (`fill`)."""
+        before = self.validity.cached_blocks(inode)[1]
+        for start, end in pieces:
+            self.validity.unmark(inode, start, end)
+        self._store.counters.cached_bytes += self.validity.cached_blocks(inode)[1] - before
+        self.truncated(inode.ino)
+
+    def uncache(self, inode: Inode) -> None:
+        """Nothing of the file is here any more. Its blob is destroyed, whole, once a durable point
+        has followed (evict-waits): power loss may bring the old row back, and finds its bytes."""
+        before = self.validity.cached_blocks(inode)[1]
+        if inode.gen:
+            self._store.reclaim(inode, 0)
+        self.validity.forget(inode)
+        self._store.save(inode, gen=0, whole=inode.size == 0)
+        self._store.counters.cached_bytes += self.validity.cached_blocks(inode)[1] - before
+        self.truncated(inode.ino)
+
     # -- bytes that arrive from home -------------------------------------------------------------
 
     def fill(self, inode: Inode, start: int, data: memoryview, point: int) -> None:
@@ -316,22 +342,28 @@ class Content:
         end = min(start + len(data), inode.home_valid)
         if inode.whole or start >= end:
             return
-        for a, b in self._validity.missing(inode, start, end):
+        for a, b in self.validity.missing(inode, start, end):
             self._write_sparsely(inode, a, data[a - start : b - start])
+        stop = end
+        if end == inode.home_valid:  # from here to the end of the block everything is zeros
+            block = self.validity.block
+            stop = min(inode.size, -(-end // block) * block)
+            for a, b in ranges.gaps(self.validity.valid(inode, end, stop), end, stop):
+                self._blobs.clear(inode, a, b)
         with self._store as store:
             store.execute("INSERT INTO fresh VALUES (?,?,?,?)", (inode.ino, start, end, point))
             store.save(inode, gen=inode.gen)
-            if end == inode.home_valid:  # from here to the end of the block everything is zeros
-                block = self._validity.block
-                end = min(inode.size, -(-end // block) * block)
-            self._mark(inode, start, end, inode.size)
+            self._mark(inode, start, stop, inode.size)
 
     def _write_sparsely(self, inode: Inode, offset: int, data: memoryview) -> None:
-        """Home's holes stay holes: pieces that are all zeros are not written."""
+        """Home's holes stay holes. The blob may hold something there all the same, which was
+        unmarked, or came in a write that a kill cut short: it goes, or it would be valid now."""
         for low in range(0, len(data), 65536):
             piece = data[low : low + 65536]
-            if piece.nbytes and any_set(piece):
+            if any_set(piece):
                 self._blobs.write(inode, offset + low, piece)
+            else:
+                self._blobs.clear(inode, offset + low, offset + low + piece.nbytes)
 
 
 def any_set(piece: memoryview) -> bool:

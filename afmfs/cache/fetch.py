@@ -76,6 +76,8 @@ class Fetcher:
             numbers = self._validity.uncached_blocks(inode, start, end)
             if not numbers:
                 return
+            if self._store.execute("SELECT 1 FROM lost WHERE ino=?", (inode.ino,)).fetchone():
+                raise failed(errno.EIO)  # a resync has found that home has no such file
             waits = [self._flight_of(inode, number) for number in numbers]
             flights = {flight for flight in waits if flight is not None}
             flights |= set(
@@ -144,7 +146,7 @@ class Fetcher:
         end = min((flight.last + 1) * size, inode.home_valid)
         if start >= end:
             return  # truncated meanwhile: nothing is missing any more
-        if trio.current_time() - self._met.get(inode.ino, -math.inf) > SAME_READ_S:
+        if trio.current_time() - self._met.get(inode.ino, -math.inf) > -1:
             self.asked()
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:

@@ -14,7 +14,7 @@ import stat
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import trio
 
@@ -24,6 +24,7 @@ from afmfs.cache.content import Content
 from afmfs.cache.durable import Durable
 from afmfs.cache.fetch import Fetcher
 from afmfs.cache.inode import LISTED, UNREAD, Inode
+from afmfs.cache.kernel import Invalidator, KernelPages
 from afmfs.cache.link import GatewayLink, GatewayProcess, start_gateway
 from afmfs.cache.listing import Lister
 from afmfs.cache.locks import InodeLocks
@@ -56,13 +57,6 @@ class Statfs(NamedTuple):
     namemax: int
 
 
-class Invalidator(Protocol):
-    """The kernel's caches. To be called from a thread, with no lock held."""
-
-    def invalidate_inode(self, ino: int) -> None: ...
-    def invalidate_entry(self, parent: int, name: bytes) -> None: ...
-
-
 class Fileset(Steering):
     """One cache of one home, served."""
 
@@ -84,7 +78,10 @@ class Fileset(Steering):
         self._namespace = Namespace(store, self._open.__contains__, self._validity)
         self._xattrs = Xattrs(store)
         home = settings.cache / "gateway" / str(settings.home_number)
-        self._retirement = Retirement(store, home / "gateway.db", self._content.retired)
+        self._kernel = KernelPages()
+        self._retirement = Retirement(
+            store, home / "gateway.db", self._content, self._kernel.forget
+        )
         self._link = GatewayLink(
             lambda sock: start(settings.cache, settings.home_number, sock),
             self.hello,
@@ -98,8 +95,16 @@ class Fileset(Steering):
         self._content.truncated = self._fetcher.void
         self._lister = Lister(store, self._namespace, self._link)
         self._checkpointer = Checkpointer(store, self._link.kill)
-        self.invalidator: Invalidator | None = None
         super().__init__()
+
+    @property
+    def invalidator(self) -> Invalidator | None:
+        """The mount's way to the kernel, once there is one."""
+        return self._kernel.invalidator
+
+    @invalidator.setter
+    def invalidator(self, invalidator: Invalidator | None) -> None:
+        self._kernel.invalidator = invalidator
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -336,6 +341,11 @@ class Fileset(Steering):
         self._xattrs.remove(self._inode(ino), name)
 
     # -- life ------------------------------------------------------------------------------------
+
+    def run_in(self, nursery: trio.Nursery) -> None:
+        """Start everything that runs beside the requests."""
+        super().run_in(nursery)
+        nursery.start_soon(self._kernel.run)
 
     def recover(self) -> None:
         """Make the cache fit to be served. Durable on return."""

@@ -1,34 +1,54 @@
 """Taking over outcomes: what is durable at home leaves the queue.
 
-Outcomes are read from gateway.db, where they are durable. Rows, stamps and `home_valid` change in
-one transaction. The gateway may forget an outcome once a durable point has followed
+Outcomes are read from gateway.db, where they are durable, and taken over in their order: of two
+that tell a version of one file, the later one holds. Rows, stamps and `home_valid` change in one
+transaction. The gateway may forget an outcome once a durable point has followed
 (forget-after-durable).
 """
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import groupby
 from pathlib import Path
 
 import trio
 
+from afmfs.cache.content import Content
 from afmfs.cache.inode import Inode
+from afmfs.cache.settle import Settlement
 from afmfs.cache.store import Store, connect_read_only
 from afmfs.model.entry import IN_PLACE, Op
+from afmfs.model.outcome import NULLED, UNREPRESENTABLE
+from afmfs.model.ranges import Ranges
 
 STEP = 256
 """Outcomes taken over in one transaction; other requests are answered between two."""
 
 Outcome = tuple[int, int, int, int | None, int | None, int | None, str, int | None]
-"""seq, entry, inode, home's size, mtime (ns) and inode number after it, result, errno."""
+"""seq, entry (0: it tells of an inode), inode, home's size, mtime (ns) and inode number after it,
+result, errno."""
 
 
 class Retirement:
-    def __init__(self, store: Store, journal: Path, retired: Callable[[int, int], None]) -> None:
-        self._store, self._journal, self._retired = store, journal, retired
+    """`changed` is told of files whose content is another now than what the kernel may hold."""
+
+    def __init__(
+        self,
+        store: Store,
+        journal: Path,
+        content: Content,
+        changed: Callable[[int], None] = lambda ino: None,
+    ) -> None:
+        self._store, self._journal, self._content = store, journal, content
+        self._changed = changed
+        self._settlement = Settlement(store, content)
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
+        self._identity = ""  # of the journal
+        self._told = 0  # the last outcome of it that told of an inode, in a former run
         self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
 
@@ -43,44 +63,68 @@ class Retirement:
         outcomes = self.read()
         if outcomes:
             with self._store:
-                self.retire(outcomes)
+                changed = self.retire(outcomes)
             self.seq = outcomes[-1][0]
+            for ino in changed:
+                self._changed(ino)
         return len(outcomes) == STEP
 
     def read(self) -> list[Outcome]:
         """The next outcomes that are not retired yet."""
-        if self._reader is None:
-            if not self._journal.exists():
-                return []
-            self._reader = connect_read_only(self._journal)
-        return self._reader.execute(
+        reader = self._connection()
+        if reader is None:
+            return []
+        return reader.execute(
             "SELECT seq, id, ino, home_size, home_mtime, home_ino, result, errno"
             " FROM outcome WHERE seq > ? ORDER BY seq LIMIT ?",
             (self.seq, STEP),
         ).fetchall()
 
-    def retire(self, outcomes: list[Outcome]) -> None:
-        """In the caller's transaction."""
+    def _connection(self) -> sqlite3.Connection | None:
+        if self._reader is None and self._journal.exists():
+            self._reader = connect_read_only(self._journal)
+            row = self._reader.execute("SELECT value FROM state WHERE key='journal'").fetchone()
+            told = json.loads(self._store.get("told") or '["", 0]')
+            self._identity = row[0] if row else ""
+            self._told = told[1] if told[0] == self._identity else 0
+        return self._reader
+
+    # -- in the caller's transaction -------------------------------------------------------------
+
+    def retire(self, outcomes: list[Outcome]) -> set[int]:
+        """Take over outcomes in their order; the inodes whose content the kernel must forget."""
+        changed: set[int] = set()
+        for of_entries, run in groupby(outcomes, key=lambda outcome: outcome[1] != 0):
+            if of_entries:
+                self._retire_entries(list(run))
+            else:
+                changed |= self._retire_inodes(list(run))
+        return changed
+
+    def _retire_entries(self, outcomes: list[Outcome]) -> None:
         store, counters = self._store, self._store.counters
         marks = ",".join("?" * len(outcomes))
         gone = store.execute(
-            f'DELETE FROM queue WHERE id IN ({marks}) RETURNING id, op, ino, start, "end", flags',
+            f"DELETE FROM queue WHERE id IN ({marks})"
+            ' RETURNING id, op, ino, ino2, start, "end", flags',
             [outcome[1] for outcome in outcomes],
         ).fetchall()
         self.entries += len(gone)
         last: dict[int, int] = {}
-        for number, op, ino, start, end, flags in gone:
+        for number, op, ino, ino2, start, end, flags in gone:
             counters.queue_length -= 1
             if op == Op.WRITE:
                 counters.bytes_pending -= end - start
                 self.bytes += end - start
                 if flags & IN_PLACE:
-                    self._retired(ino, number)
+                    self._content.retired(ino, number)
             last[ino] = max(number, last.get(ino, 0))
+            if ino2 is not None:
+                last[ino2] = max(number, last.get(ino2, 0))
         # An outcome that was retired before a restart says nothing new.
         now = {row[0] for row in gone}
         stamps = {o[2]: o for o in outcomes if o[1] in now and o[4] is not None}
-        refused = {o[1]: o[7] for o in outcomes if o[6] == "unrepresentable"}
+        refused = {o[1]: o[7] for o in outcomes if o[6] == UNREPRESENTABLE}
         store.db.executemany(
             "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
             [(row[2], row[1], refused[row[0]]) for row in gone if row[0] in refused],
@@ -91,23 +135,31 @@ class Retirement:
                 self._settle(inode, number, stamps.get(ino))
 
     def _settle(self, inode: Inode, number: int, stamp: Outcome | None) -> None:
-        if stamp is None:
-            self._store.save(inode, retired=max(inode.retired, number))
-            return
-        size, mtime, home_ino = stamp[3:6]
-        self._store.save(
-            inode, retired=max(inode.retired, number),
-            home_size=size, home_mtime=mtime, home_ino=home_ino,
-            home_valid=self._home_valid(inode, size or 0) if inode.is_file else 0,
-        )  # fmt: skip
+        self._store.save(inode, retired=max(inode.retired, number))
+        if stamp is not None:
+            self._settlement.stamp(inode, stamp[3:6])
 
-    def _home_valid(self, inode: Inode, size: int) -> int:
-        """The smaller of the size at home and every size in an unretired entry (home-valid)."""
-        row = self._store.execute(
-            'SELECT min("end") FROM queue WHERE ino=? AND op<>6 AND op=?', (inode.ino, Op.SIZE)
-        ).fetchone()
-        smallest = row[0]
-        return min(size, inode.size) if smallest is None else min(size, smallest, inode.size)
+    def _retire_inodes(self, outcomes: Iterable[Outcome]) -> set[int]:
+        """What a job found and did. No row in the queue says whether an outcome was taken over
+        before a restart, and an old stamp would contradict what was pushed since: the last number
+        is kept."""
+        new = [outcome for outcome in outcomes if outcome[0] > self._told]
+        if not new:
+            return set()
+        nulled = {outcome[2]: self._nulled(outcome[2]) for outcome in new if outcome[6] == NULLED}
+        changed = self._settlement.take_over([(o[2], o[6], o[3:6]) for o in new], nulled)
+        if self._reader is not None:
+            self._store.put("told", json.dumps([self._identity, new[-1][0]]))
+        return changed
+
+    def _nulled(self, ino: int) -> Ranges:
+        """What the gateway made null of a file at home; durable there before the outcome is."""
+        if self._reader is None:
+            return ()
+        rows = self._reader.execute(
+            "SELECT start, end FROM nulled WHERE ino=? ORDER BY start", (ino,)
+        )
+        return tuple(rows)
 
     def close(self) -> None:
         if self._reader is not None:

@@ -9,6 +9,7 @@ power loss after `sync_wal` or a durable point.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 import time
@@ -228,6 +229,8 @@ class Store:
             for table in ("blockmap", "span", "fresh"):
                 self.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
         self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))
+        if inode.home_mtime is not None:
+            self.execute("DELETE FROM lost WHERE ino=?", (inode.ino,))
         if inode.home_ino is not None:
             self.execute("DELETE FROM homelink WHERE home_ino=?", (inode.home_ino,))
         self.counters.inodes -= 1
@@ -276,6 +279,25 @@ class Store:
             f"SELECT {ENTRY_COLUMNS} FROM queue WHERE ino=? ORDER BY id", (ino,)
         ).fetchall()
         return (Entry(row[0], Op(row[1]), *row[2:]) for row in rows)
+
+    def pending(self, inodes: Iterable[Inode]) -> set[int]:
+        """Those of `inodes` that have an unretired entry. The last one may be retired and an older
+        one not: home refused it for now, and what followed did not depend on it."""
+        found, overtaken = set[int](), dict[int, int]()
+        for inode in inodes:
+            if inode.changed > inode.retired:
+                found.add(inode.ino)
+            elif inode.retired:
+                overtaken[inode.ino] = inode.retired
+        if overtaken:  # few rows are that old
+            rows = self.execute(
+                "SELECT ino, ino2 FROM queue WHERE id<=?1"
+                " AND (ino IN (SELECT value FROM json_each(?2))"
+                " OR ino2 IN (SELECT value FROM json_each(?2)))",
+                (max(overtaken.values()), json.dumps(list(overtaken))),
+            )
+            found.update(ino for row in rows for ino in row if ino in overtaken)
+        return found
 
     def close(self) -> None:
         self.db.close()

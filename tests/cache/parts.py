@@ -93,8 +93,11 @@ class Parts:
         self.content = Content(store, self.blobs, self.validity, self.locks, self.durable.sync_wal)
         self.durable.attach(self.content)
         self.opened: set[int] = set()
+        self.forgotten: list[int] = []  # inodes that the kernel is to forget
         self.namespace = Namespace(store, self.opened.__contains__, self.validity)
-        self.retirement = Retirement(store, place / "gateway.db", self.content.retired)
+        self.retirement = Retirement(
+            store, place / "gateway.db", self.content, self.forgotten.append
+        )
         if recover:
             self.recover()
         if store.inode(ROOT) is None:
