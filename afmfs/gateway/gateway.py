@@ -131,6 +131,7 @@ class _Engine:
         self.contact.up_again = self.replay.wake
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
+            self.replay.priority.due,
             with_xattrs=bool(tunables.get("xattrs", False)),
         )  # fmt: skip
         self.reports = Reports(self._makers(), directory, send)
@@ -156,6 +157,10 @@ class _Engine:
                 replay.resume()
             case "run":
                 replay.run_state(stopped=message["stopped"], needs_resync=message["needs_resync"])
+            case "job":
+                replay.take_job(message["job"])
+            case "job_taken":
+                replay.job_taken(message["id"])
             case "forget":
                 self.journal.forget(message["seq"])
             case "drop":

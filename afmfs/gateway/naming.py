@@ -55,9 +55,9 @@ class Namer:
         except OSError as exc:
             raise work.trouble(exc, place, Verb.MAKE, action.kind) from exc
         done = make_small(work, action, dirfd) if stat.S_ISREG(action.kind) else None
-        return work.finish(action, done or self._make_at(action, dirfd, place[1]))
+        return work.finish(action, done or self.make_at(action, dirfd, place[1]))
 
-    def _make_at(self, action: Make, dirfd: int, name: bytes) -> Done:
+    def make_at(self, action: Make, dirfd: int, name: bytes) -> Done:
         """Make the object under a name that need not be its place yet."""
         if stat.S_ISREG(action.kind):
             return self._make_file(action, dirfd, name)
@@ -144,7 +144,7 @@ class Namer:
         work, home, place, beside = self.work, self.work.home, action.place, b"%x" % action.ids[0]
         try:
             _clear(work, home.scratch(), beside)
-            done = self._make_at(action, home.scratch(), beside)
+            done = self.make_at(action, home.scratch(), beside)
             with work.progress.names.moving():
                 home.rename(home.scratch(), beside, work.directory(place[0]), place[1])
                 return work.finish(action, done)
@@ -209,7 +209,7 @@ class Namer:
                     home.unlink(dirfd, place[1])
                 return work.finish(action, NOTHING)
         except FileNotFoundError as exc:
-            if work.doubt:
+            if work.may_be_gone(action):
                 return work.finish(action, NOTHING)
             raise work.trouble(exc, place, Verb.REMOVE) from exc
         except OSError as exc:
@@ -221,7 +221,7 @@ class Namer:
             dirfd, dirfd2 = work.directory(place[0]), work.directory(action.target[0])
             if not self._found(action, dirfd):
                 return self._renamed_before(action, dirfd2)
-            if action.replaces is not None and not work.doubt:
+            if action.replaces is not None and not work.may_be_gone(action):
                 self._want_replaced(action, dirfd2)
             with work.progress.names.moving():
                 if action.replaces is None:
@@ -236,12 +236,12 @@ class Namer:
             raise self._failed(action, exc, Verb.MOVE) from exc
 
     def _found(self, action: Rename, dirfd: int) -> bool:
-        """Whether what is to be moved is at its old name; False only in doubt."""
+        """Whether what is to be moved is at its old name; False only where it may be gone."""
         work, place = self.work, action.place
         try:
             st = work.home.lstat(dirfd, place[1])
         except FileNotFoundError:
-            if work.doubt:
+            if work.may_be_gone(action):
                 return False
             raise
         want_kind(st, action.kind, work.path(place))

@@ -13,6 +13,7 @@ The order of steps is what survives crashes (crash-rules.md; each rule is named 
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from afmfs.gateway.contact import Contact
 from afmfs.gateway.exchange import clean, record_key
 from afmfs.gateway.execute import Execution, Result
 from afmfs.gateway.home import Home
+from afmfs.gateway.job import FORGIVING, Jobs
 from afmfs.gateway.journal import (
     DONE,
     DROPPED,
@@ -32,14 +34,16 @@ from afmfs.gateway.journal import (
     Requeued,
 )
 from afmfs.gateway.locate import Locator
+from afmfs.gateway.priority import Priority
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.threads import Threads
+from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import HomeAway, Inconsistent
 from afmfs.gateway.view import View
 from afmfs.gateway.window import Pick, Waiting, Window
 from afmfs.gateway.work import Failed, Work
-from afmfs.model.action import Exchange
+from afmfs.model.action import Content, Exchange, Push
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +67,7 @@ class Landing:
     requeued: list[Requeued] = field(default_factory=list)
     untouched: list[int] = field(default_factory=list)
     exchanges: list[int] = field(default_factory=list)
+    written: list[tuple[int, Content]] = field(default_factory=list)  # inodes, and what of them
 
 
 class Stopped(Exception):
@@ -80,12 +85,19 @@ class Replay:
         send: Send,
         hello: Message,
     ) -> None:
+        self.book = TrashBook(journal)
+        self.priority = Priority(journal, self.book)
+        self.jobs = Jobs(
+            view, journal, self.priority, self.book, progress, contact, threads, send,
+            work=self._work, point=self._point, sync=self._sync_home,
+        )  # fmt: skip
         tunables: dict[str, Any] = hello["tunables"]
         self._view, self._journal, self._progress = view, journal, progress
         self._contact, self._threads, self._send = contact, threads, send
         self._home_sync = str(tunables.get("home_sync", "batch"))
         self._xattrs = bool(tunables.get("xattrs", False))
         self._window = Window(view, journal, progress, float(tunables.get("async_delay_s", 15.0)))
+        self._window.waiting_inos = self.priority.waiting_inos
         self._window.flush_through = int(hello.get("flush_through") or 0)
         self._stopped = bool(hello.get("stopped"))
         self._needs_resync = bool(hello.get("needs_resync"))
@@ -103,6 +115,8 @@ class Replay:
         self.settled = False
         self.settled_through = 0
         self._mark_doubts()
+        if hello.get("job"):
+            self.jobs.take(hello["job"])
 
     def _mark_doubts(self) -> None:
         """What was in flight when the last gateway ended may be half pushed."""
@@ -124,11 +138,22 @@ class Replay:
 
     def resume(self) -> None:
         self._journal.resume(time.time_ns())
+        self.priority.resume()
         self.settled = False
         self.wake()
 
     def run_state(self, *, stopped: bool, needs_resync: bool) -> None:
         self._stopped, self._needs_resync = stopped, needs_resync
+        self.wake()
+
+    def take_job(self, record: dict[str, Any]) -> None:
+        """A resync, failover or recovery is due; said again, nothing changes."""
+        self.jobs.take(record)
+        self.settled = False
+        self.wake()
+
+    def job_taken(self, job: int) -> None:
+        self.jobs.taken(job)
         self.wake()
 
     def point_done(self, rid: int, ok: bool) -> None:
@@ -169,7 +194,11 @@ class Replay:
             self._record_after_point()
             if self._landing is not None:
                 return
-        may_run = not (self._stopped or self._needs_resync) and self._contact.is_up
+        if self._contact.is_up and not self._stopped and self._job_step():
+            return
+        # While the priority queue holds anything but requeued rows, the normal one stands still.
+        may_run = not (self._stopped or self._needs_resync or self.jobs.active)
+        may_run = may_run and self._contact.is_up
         found = self._window.pick(time.time_ns()) if may_run else Waiting(None, self.in_doubt)
         if isinstance(found, Pick):
             self.settled = False
@@ -179,6 +208,17 @@ class Replay:
         else:
             self._idle(found, may_run)
 
+    def _job_step(self) -> bool:
+        """A step of the running job; what the replay has done before it is recorded first."""
+        if self._landing is not None and self.jobs.active:
+            self._record_after_point()
+            return True
+        worked = self.jobs.step()
+        if worked:
+            self._window.rewind()
+            self._breaks = 0
+        return worked
+
     def _idle(self, found: Waiting, may_run: bool) -> None:
         if may_run:
             self.in_doubt = found.in_doubt
@@ -186,7 +226,8 @@ class Replay:
             if not self.settled:
                 self.settled = True
                 self.send_status()
-        pause = None if found.next_ns is None else max(0.0, (found.next_ns - time.time_ns()) / _NS)
+        tries = [t for t in (found.next_ns, self.priority.next_try()) if t is not None]
+        pause = max(0.0, (min(tries) - time.time_ns()) / _NS) if tries else None
         self._wait(pause)
 
     def _wait(self, seconds: float | None) -> None:
@@ -213,7 +254,9 @@ class Replay:
     def _replay(self, pick: Pick) -> None:
         batch, ids = pick.batch, pick.batch.ids
         with self._contact.opened() as (connection, home):
-            execution = Execution(self._work(home, pick), self._threads)
+            work = self._work(home)
+            work.doubt, work.touched = pick.doubt, set(pick.batch.touched)
+            execution = Execution(work, self._threads)
             if not pick.doubt:
                 try:
                     execution.check(batch)  # before the mark: stamp-before-mark
@@ -235,25 +278,33 @@ class Replay:
             # are derived without what needs nothing at home.
             self._progress.finish(batch.settled, 0, None)
             result = execution.run(batch)
-            if self._home_sync != "none":
-                _sync(home)  # before any outcome is recorded: home-sync
+            self._sync_home(home)  # before any outcome is recorded: home-sync
             connection.check(home)  # else all is in doubt: connection
         self._land(pick, result)
 
-    def _work(self, home: Home, pick: Pick) -> Work:
+    def _work(self, home: Home) -> Work:
         return Work(
             home=home,
             view=self._view,
             journal=self._journal,
             progress=self._progress,
             locator=Locator(self._view, self._progress.executed, self._progress.forgotten),
-            doubt=pick.doubt,
-            touched=set(pick.batch.touched),
+            doubt=False,
+            forgiving=self._journal.get(FORGIVING) or 0,
             sync_files=self._home_sync == "file"
             or (self._home_sync == "batch" and home.properties.is_fuse),
             xattrs=self._xattrs,
             pulse=self._contact.pulse,
         )
+
+    def _sync_home(self, home: Home) -> None:
+        if self._home_sync == "none":
+            return
+        try:
+            home.sync()
+        except OSError as exc:
+            # What was written since the last sync may be lost: all of it is in doubt.
+            raise HomeAway("Disconnected", f"home can't be synced: {exc.strerror}") from exc
 
     def _give_back(self, pick: Pick) -> None:
         """No durable point can be had: the batch was not begun."""
@@ -280,6 +331,8 @@ class Replay:
                 add(Outcome(i, ino, stamp, said, done.unrepresentable))
             if isinstance(action, Exchange):
                 landing.exchanges += action.ids
+            elif isinstance(action, Push) and action.content.changes_bytes:
+                landing.written.append((mine, action.content))
         for action, failed in result.failed:
             landing.requeued += self._requeue(action.ids, failed)
         if not pick.doubt:
@@ -328,7 +381,12 @@ class Replay:
         landing = self._landing
         if landing is None:
             return
-        seq = self._journal.land(landing.outcomes, landing.requeued, landing.untouched)
+
+        def also(db: sqlite3.Connection) -> None:
+            for ino, content in landing.written:  # bytes of the cache, where a resync left nulls
+                TrashBook.written(db, ino, content.ranges, content.smallest)
+
+        seq = self._journal.land(landing.outcomes, landing.requeued, landing.untouched, also)
         self._landing = None
         executed = [o.id for o in landing.outcomes]
         self._progress.recorded(executed)
@@ -388,11 +446,4 @@ class Replay:
                 "in_doubt": self.in_doubt,
             }
         )
-
-
-def _sync(home: Home) -> None:
-    try:
-        home.sync()
-    except OSError as exc:
-        # What was written since the last sync may be lost: all of the batch is in doubt.
-        raise HomeAway("Disconnected", f"home can't be synced: {exc.strerror}") from exc
+        self.jobs.tell(now=True)

@@ -21,7 +21,7 @@ from bitarray import bitarray
 
 from afmfs.gateway.stamp import Stamp
 from afmfs.model.action import Place
-from afmfs.model.entry import Entry, Op
+from afmfs.model.entry import UNLINKED, Entry, Op
 from afmfs.model.ranges import Ranges, add, cut, gaps, within
 
 CHUNK = 8192
@@ -30,7 +30,7 @@ CHUNK = 8192
 _ENTRY = 'id, op, ino, kind, parent, name, parent2, name2, ino2, start, "end", flags, queued_ns'
 _ROW = (
     "ino, mode, uid, gid, rdev, nlink, size, atime, mtime, gen, whole, home_valid, home_size,"
-    " home_mtime, home_ino, target"
+    " home_mtime, home_ino, target, changed, retired"
 )
 _LAST_NAME_OP = int(Op.EXCHANGE)
 _OPS = tuple(Op(n) if n else Op.MAKE for n in range(max(Op) + 1))
@@ -55,6 +55,8 @@ class Row(NamedTuple):
     home_mtime: int | None
     home_ino: int | None
     target: bytes | None
+    changed: int = 0  # its last entry
+    retired: int = 0  # its last retired entry
 
     @property
     def stamp(self) -> Stamp | None:
@@ -62,6 +64,14 @@ class Row(NamedTuple):
         if self.home_mtime is None or self.home_size is None:
             return None
         return Stamp(self.home_size, self.home_mtime, self.home_ino)
+
+
+class Object(NamedTuple):
+    """What a plan needs to know of an inode."""
+
+    ino: int
+    mode: int
+    bytes: int  # of its cached blocks, about
 
 
 class Sources(NamedTuple):
@@ -117,6 +127,10 @@ class View:
             f"SELECT {_ENTRY} FROM queue WHERE id>? ORDER BY id LIMIT ?", after, limit
         )
 
+    def last_entry(self) -> int:
+        """The number of the newest queue row; 0 if there is none."""
+        return int(self._db.execute("SELECT ifnull(max(id), 0) FROM queue").fetchone()[0])
+
     def entries(self, ids: Sequence[int]) -> list[Entry]:
         """The rows of these entries that the queue still has, in order."""
         return self._entries(
@@ -157,6 +171,29 @@ class View:
         found = self._db.execute(f"SELECT {_ROW} FROM inode WHERE ino=?", (ino,)).fetchone()
         return None if found is None else Row._make(found)
 
+    def objects(self, after: int, limit: int, *, changed: bool = False) -> list[Object]:
+        """What there is with a larger inode number than `after`, in order; with `changed`, only
+        what has changed since its last retired entry."""
+        only = "AND changed>retired" if changed else ""
+        with self.snapshot():
+            rows = self._db.execute(
+                "SELECT ino, mode, size, whole FROM inode"
+                f" WHERE ino>? AND ino<>{UNLINKED} AND nlink>0 {only} ORDER BY ino LIMIT ?",
+                (after, limit),
+            ).fetchall()
+            partial = {row[0]: 0 for row in rows if not row[3]}
+            if partial:
+                for ino, bits in self._db.execute(
+                    "SELECT ino, bits FROM blockmap WHERE ino BETWEEN ? AND ?",
+                    (min(partial), max(partial)),
+                ):
+                    if ino in partial:
+                        partial[ino] += int.from_bytes(bits).bit_count() * self.block
+        return [
+            Object(ino, mode, size if whole else min(size, partial[ino]))
+            for ino, mode, size, whole in rows
+        ]
+
     def rows(self, inos: Iterable[int]) -> dict[int, Row]:
         """The rows of many inodes; one that cache.db no longer has is missing."""
         wanted = sorted(set(inos))
@@ -188,6 +225,11 @@ class View:
             f"SELECT errno FROM unrepresentable WHERE ino=? AND op<={_LAST_NAME_OP}", (ino,)
         ).fetchone()
         return None if row is None else row[0]
+
+    def is_lost(self, ino: int) -> bool:
+        """Whether home has lost a file of which nothing is cached."""
+        row = self._db.execute("SELECT 1 FROM lost WHERE ino=?", (ino,)).fetchone()
+        return row is not None
 
     def setting(self, key: str) -> Any:
         row = self._db.execute("SELECT value FROM fileset WHERE key=?", (key,)).fetchone()

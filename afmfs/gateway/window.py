@@ -6,6 +6,7 @@ its order: what is ripe and does not depend on anything that has to wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from afmfs.gateway.journal import Journal, Requeued
@@ -53,6 +54,8 @@ class Window:
         self._last: tuple[int, tuple[int, ...]] | None = None  # see _go_on
         self._limit = ENTRIES
         self.flush_through = 0  # entries up to here are ripe whatever their age
+        # Inodes that a job has not brought home yet, as home refuses them for now.
+        self.waiting_inos: Callable[[], frozenset[int]] = frozenset
 
     def rewind(self) -> None:
         """Entries that counted as executed are in doubt."""
@@ -104,12 +107,15 @@ class Window:
         seen: list[Entry] = []  # not executed, in order; what waits included
         ready: list[Entry] = []
         after: int | None = self._start
+        waiting = self.waiting_inos()
         while after is not None and len(ready) < self._limit:
             todo, last = self._page(after)
             if not seen:
                 self._start = todo[0].id - 1 if todo else last or after
             after = last
             seen += todo
+            if waiting:
+                blocked |= {e.id for e in todo if e.ino in waiting or e.ino2 in waiting}
             ready = split_held(seen, blocked)[0] if blocked else seen
             if ready and not self._is_ripe(ready[-1], now_ns):
                 break

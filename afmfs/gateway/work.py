@@ -58,6 +58,7 @@ class Work:
     sync_files: bool  # each file is fsynced by itself
     xattrs: bool
     pulse: Callable[[], None]  # a call to home has returned
+    forgiving: int = 0  # of entries up to here, what they take away may never have come to home
     rows: dict[int, Row] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)  # directories whose times are to be set
     opened_up: set[int] = field(default_factory=set)  # directories that we may write only for now
@@ -91,6 +92,10 @@ class Work:
         if isinstance(trouble, Unrepresentable):
             return trouble.errno
         raise trouble from exc
+
+    def may_be_gone(self, action: Action) -> bool:
+        """Whether it is no contradiction that what the action takes away is not there."""
+        return self.doubt or action.ids[-1] <= self.forgiving
 
     def finish(self, action: Action, done: Done) -> Done:
         self.progress.finish(action.ids, action.ino, done.stamp)

@@ -167,7 +167,8 @@ def run(mount: FakeMount, counter: Interrupter | None = None, steps: int = 200) 
         "token": "t", "tokens": ["t"], "owner": {"host": "h"}, "cache": str(mount.cache),
         "tunables": mount.tunables, "block_size": 4096,
     }  # fmt: skip
-    engine = _Engine(mount.cache, Journal(mount.cache / "gateway" / "1"), hello, send)
+    directory = mount.cache / "gateway" / "1"
+    engine = _Engine(mount.cache, directory, Journal(directory), hello, send)
     engine.replay._wait = lambda seconds: None  # type: ignore[method-assign]
     engine.replay._changed.wait = lambda *_: True  # type: ignore[method-assign]
     try:

@@ -1,0 +1,170 @@
+"""What the cache and home have of one object, side by side: what a verdict is made of."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from afmfs.gateway.stamp import Stamp, take
+from afmfs.gateway.trash import TrashBook
+from afmfs.gateway.trouble import Inconsistent, Verb
+from afmfs.gateway.versions import adoptable, expected, is_known
+from afmfs.gateway.view import Row
+from afmfs.gateway.work import Work
+from afmfs.model.action import Place
+from afmfs.model.entry import ROOT
+from afmfs.model.ranges import Ranges, subtract, union
+from afmfs.model.resync import Cached, Found
+
+
+class Seen(NamedTuple):
+    """One name that home should have for an object, and what is there."""
+
+    place: Place
+    st: os.stat_result | None  # None: nothing
+    found: Found | None
+
+
+class Case(NamedTuple):
+    row: Row
+    cached: Cached
+    names: tuple[Seen, ...]  # the first is the one that a verdict is about
+
+
+def same_object(one: os.stat_result, two: os.stat_result, *, stable_inodes: bool) -> bool:
+    """Whether two names at home are of one object. Where inode numbers say nothing: whether they
+    might be."""
+    if (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino):
+        return True
+    kinds = stat.S_IFMT(one.st_mode), stat.S_IFMT(two.st_mode)
+    return (
+        not stable_inodes
+        and kinds[0] == kinds[1]
+        and take(one, stable_inodes=False) == take(two, stable_inodes=False)
+    )
+
+
+class Examiner:
+    """Looks, and changes nothing, at inodes whose rows are in `work`. HomeAway and MayEnd are
+    raised."""
+
+    def __init__(self, work: Work, book: TrashBook) -> None:
+        self.work, self._book = work, book
+
+    def case(self, ino: int) -> Case | None:
+        """None if home has, and is to have, nothing of the inode: it is gone, not made yet, or
+        named by an entry that home refuses."""
+        row = self.work.rows.get(ino)
+        if row is None:
+            return None
+        if ino == ROOT:
+            return self._root(row)
+        places = self.work.locator.places(ino)
+        if not places:
+            return None
+        names = sorted(self._seen(row, places), key=_promise)
+        return Case(row, self.cached(row), tuple(names))
+
+    def _root(self, row: Row) -> Case:
+        st = os.fstat(self.work.home.readable)
+        seen = Seen((ROOT, b""), st, Found(stat.S_IFDIR, True, self._equal(row, st)))
+        return Case(row, self.cached(row), (seen,))
+
+    # -- the cache's side ------------------------------------------------------------------------
+
+    def cached(self, row: Row) -> Cached:
+        kind = stat.S_IFMT(row.mode)
+        dirty = row.changed > row.retired
+        if kind != stat.S_IFREG:
+            return Cached(kind, dirty=dirty)
+        sources = self.work.view.sources(row.ino, ((0, row.size),) if row.size else ())
+        if sources is None:
+            return Cached(kind, dirty=dirty)
+        gaps: Ranges = ()
+        if not row.whole and row.home_valid:
+            gaps = ((0, min(row.size, row.home_valid)),)
+        for start, end in sources.valid:
+            gaps = subtract(gaps, start, end)
+        return Cached(kind, sources.valid, gaps, dirty)
+
+    # -- home's side -----------------------------------------------------------------------------
+
+    def _seen(self, row: Row, places: list[Place]) -> Iterator[Seen]:
+        for place in places:
+            st = self._lstat(place)
+            yield Seen(place, st, st and self._found(row, place, st))
+
+    def _lstat(self, place: Place) -> os.stat_result | None:
+        work = self.work
+        try:
+            return work.home.lstat(work.directory(place[0]), place[1])
+        except OSError as exc:
+            trouble = work.trouble(exc, place, Verb.READ)
+            if isinstance(trouble, Inconsistent):  # no such directory, or something else in it
+                return None
+            raise trouble from exc
+
+    def _found(self, row: Row, place: Place, st: os.stat_result) -> Found:
+        kind = stat.S_IFMT(st.st_mode)
+        if kind != stat.S_IFMT(row.mode):
+            return Found(kind)
+        equal = self._equal(row, st)
+        if kind == stat.S_IFREG:
+            nulled = union((n.start, n.end) for n in self._book.nulled(row.ino))
+            return Found(kind, self._known(row, place, st), equal, nulled)
+        same = self._same_object(row, place, st)
+        return Found(kind, same, same and equal)
+
+    def _same_object(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        """Whether something that is no file is what the cache has, but for its attributes."""
+        if stat.S_ISLNK(st.st_mode):
+            work = self.work
+            try:
+                return work.home.readlink(work.directory(place[0]), place[1]) == row.target
+            except OSError as exc:
+                raise work.trouble(exc, place, Verb.READ) from exc
+        return stat.S_IFMT(st.st_mode) not in (stat.S_IFCHR, stat.S_IFBLK) or st.st_rdev == row.rdev
+
+    def _known(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        work = self.work
+        if work.progress.is_pushing(row.ino):
+            return True  # our own interrupted push
+        if not expected(work.view, work.progress, row.ino):
+            return False  # never seen at home: what is there is somebody else's
+        if is_known(work.view, work.progress, work.home.properties, row.ino, st):
+            return True
+        try:
+            fd, st = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
+        except OSError as exc:
+            trouble = work.trouble(exc, place, Verb.READ)
+            if isinstance(trouble, Inconsistent):
+                return False
+            raise trouble from exc
+        try:
+            cached = self.cached(row)
+            return bool(cached.valid) and adoptable(work.view, work.progress, row.ino, fd, st)
+        except OSError as exc:
+            raise work.trouble(exc, place, Verb.READ) from exc
+        finally:
+            os.close(fd)
+
+    def _equal(self, row: Row, st: os.stat_result) -> bool:
+        """As an out-of-band copy is compared: size and mtime, as precise as home keeps it."""
+        grain = self.work.home.properties.mtime_ns
+        times = row.mtime // grain == st.st_mtime_ns // grain
+        if stat.S_ISDIR(row.mode):
+            owners = not self.work.home.properties.owners or (
+                (row.uid, row.gid) == (st.st_uid, st.st_gid)
+            )
+            return times and owners and stat.S_IMODE(row.mode) == stat.S_IMODE(st.st_mode)
+        return times and (not stat.S_ISREG(row.mode) or row.size == st.st_size)
+
+    def stamp(self, st: os.stat_result) -> Stamp:
+        return take(st, stable_inodes=self.work.home.properties.stable_inodes)
+
+
+def _promise(seen: Seen) -> tuple[bool, bool]:
+    """The name under which home's object is most likely to be found comes first."""
+    return seen.found is None, not (seen.found and (seen.found.known or seen.found.equal))

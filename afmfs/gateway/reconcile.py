@@ -1,0 +1,311 @@
+"""Making home agree with the cache, object by object: decided, kept, and then done.
+
+What is done can be done again from any point of an interruption. Things go aside by numbers that
+are used once. A new file is written beside, under a name of its row, and linked to its place: for
+as long as the row stands both names do, so that it is seen whether what is there is our own. What
+contradicts the decision (home changed once more since it was made) is decided anew.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from afmfs.gateway.examine import Case, Examiner, Seen, same_object
+from afmfs.gateway.journal import ADOPTED, LOST, NULLED, RESYNCED, UNREPRESENTABLE, Outcome
+from afmfs.gateway.naming import Namer
+from afmfs.gateway.priority import Aside, Decision, Due
+from afmfs.gateway.pushing import Pusher
+from afmfs.gateway.stamp import Stamp
+from afmfs.gateway.transfer import BlobError
+from afmfs.gateway.trash import TrashBook, move_aside
+from afmfs.gateway.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
+from afmfs.gateway.view import Row
+from afmfs.gateway.work import Contradicted, Done, Failed, Work
+from afmfs.model.action import Content, Make, Place, Push
+from afmfs.model.ranges import Ranges
+from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
+
+log = logging.getLogger(__name__)
+
+_RESULTS = {Do.ADOPT: ADOPTED, Do.LOST: LOST}
+
+
+class Surprise(Exception):
+    """Home is not what it was when the decision was made."""
+
+
+@dataclass(slots=True)
+class Landed:
+    """What became of some rows."""
+
+    done: list[tuple[Due, Decision]] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    failed: list[tuple[Due, MayEnd]] = field(default_factory=list)
+    undecided: list[Due] = field(default_factory=list)
+    written: list[tuple[int, Ranges, int]] = field(default_factory=list)  # inode, bytes, size
+
+
+class Reconciler:
+    def __init__(self, work: Work, examiner: Examiner, book: TrashBook, job: Job) -> None:
+        self.work, self._examiner, self._book, self._job = work, examiner, book, job
+        self._pusher = Pusher(work)
+        self._namer = Namer(work, self._pusher)
+        self._cases: dict[int, Case] = {}
+        self.beside: list[bytes] = []  # what was written beside, to be removed once it is landed
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def decide(self, due: Due, number: Callable[[], int]) -> Decision:
+        """Look at home, and say what is to be done; nothing is done. `number` is of the trash."""
+        case = self._examiner.case(due.ino)
+        if case is None:
+            return Decision(Do.SKIP)
+        self._cases[due.ino] = case
+        return self.judge(case, number)
+
+    def judge(self, case: Case, number: Callable[[], int]) -> Decision:
+        first = case.names[0]
+        found = verdict(case.cached, first.found, self._job)
+        asides: list[Aside] = []
+        if found.aside:
+            asides.append(self._aside(first, number(), found.aside))
+        if found.do in (Do.MAKE, Do.PUSH):
+            for seen in case.names[1:]:
+                if seen.st is None or (found.do is Do.PUSH and self._same(first.st, seen.st)):
+                    continue
+                same_kind = stat.S_IFMT(seen.st.st_mode) == case.cached.kind
+                why = found.aside if self._same(first.st, seen.st) else ""
+                asides.append(
+                    self._aside(seen, number(), why or (CHANGED if same_kind else IN_THE_WAY))
+                )
+        return Decision(found.do, first.place, found.null, tuple(asides))
+
+    def _same(self, one: os.stat_result | None, two: os.stat_result) -> bool:
+        stable = self.work.home.properties.stable_inodes
+        return one is not None and same_object(one, two, stable_inodes=stable)
+
+    def _aside(self, seen: Seen, number: int, why: str) -> Aside:
+        assert seen.st is not None
+        kind, path = stat.S_IFMT(seen.st.st_mode), self.work.path(seen.place)
+        return Aside(seen.place, number, why, path, kind, seen.st.st_size)
+
+    # -- doing -----------------------------------------------------------------------------------
+
+    def execute(self, due: Due, decision: Decision, landed: Landed) -> None:
+        """Do what was decided. HomeAway: it is not known how far it came."""
+        try:
+            done = self._execute(due, decision)
+        except (Surprise, Inconsistent, Contradicted) as exc:
+            log.info("inode %d is looked at anew: %s", due.ino, exc)
+            landed.undecided.append(due)
+        except Unrepresentable as trouble:
+            landed.done.append((due, decision))
+            landed.outcomes.append(Outcome(0, due.ino, None, UNREPRESENTABLE, trouble.errno))
+        except Failed as failed:
+            landed.failed.append((due, failed.trouble))
+        except MayEnd as trouble:
+            landed.failed.append((due, trouble))
+        except BlobError as exc:
+            landed.failed.append((due, MayEnd(exc.errno, str(exc))))
+        else:
+            landed.done.append((due, decision))
+            outcome = self._outcome(due, decision, done)
+            if outcome is not None:
+                landed.outcomes.append(outcome)
+            row = self.work.rows.get(due.ino)
+            if row is not None and decision.do in (Do.MAKE, Do.PUSH) and self._book.nulled(due.ino):
+                landed.written.append((due.ino, self._examiner.cached(row).valid, row.size))
+        self.work.pulse()
+
+    def _outcome(self, due: Due, decision: Decision, done: Done) -> Outcome | None:
+        """What the cache has to know of the object."""
+        stamp = done.stamp
+        if decision.do in (Do.ADOPT, Do.SKIP):
+            stamp = self._agreed(due.ino, decision)
+        if decision.do is Do.LOST:
+            return Outcome(0, due.ino, None, LOST)
+        if stamp is None and done.unrepresentable is None:
+            return None
+        result = _RESULTS.get(decision.do, NULLED if decision.null else RESYNCED)
+        return Outcome(0, due.ino, stamp, result, done.unrepresentable)
+
+    def _agreed(self, ino: int, decision: Decision) -> Stamp | None:
+        """The version that home has, where the cache does not know it."""
+        case = self._cases.get(ino)
+        if case is None or case.names[0].st is None:
+            return None
+        news = decision.do is Do.ADOPT or self._job.kind is Kind.FAILOVER
+        if news or self.work.view.is_lost(ino):
+            return self._examiner.stamp(case.names[0].st)
+        return None
+
+    def _execute(self, due: Due, decision: Decision) -> Done:
+        row = self.work.rows.get(due.ino)
+        again = due.decision is not None
+        for aside in decision.asides:
+            self._move_aside(aside)
+        if decision.at is None or row is None or decision.do in (Do.SKIP, Do.ADOPT, Do.LOST):
+            return Done()
+        if decision.do is Do.PUSH:
+            done = self._push(row, again=again)
+        elif stat.S_ISREG(row.mode):
+            done = self._make_file(due, decision.at, row, again=again)
+        else:
+            done = self._make_other(decision.at, row)
+        self._name(decision.at, row)
+        return done
+
+    def _move_aside(self, aside: Aside) -> None:
+        work, (parent, name) = self.work, aside.place
+        try:
+            dirfd = work.directory(parent)
+            with work.progress.names.moving():
+                moved = move_aside(work.home, self._job.id, aside.number, dirfd, name, work.pulse)
+        except FileNotFoundError:
+            return
+        except OSError as exc:
+            trouble = work.trouble(exc, aside.place, Verb.MOVE)
+            if exc.errno == errno.EXDEV:
+                trouble = MayEnd(exc.errno, f"{os.fsdecode(aside.path)}: is another file system")
+            raise trouble from exc
+        if moved:
+            work.touched.add(parent)
+
+    # -- what is there ---------------------------------------------------------------------------
+
+    def _push(self, row: Row, *, again: bool) -> Done:
+        work = self.work
+        content = Content(
+            size=row.size if stat.S_ISREG(row.mode) else None,
+            ranges=((0, row.size),) if stat.S_ISREG(row.mode) and row.size else (),
+            attr=True,
+            xattrs=self._keys(row),
+        )
+        work.doubt = again  # then what is found is our own, half pushed
+        try:
+            return self._pusher.execute(
+                Push(ids=(), ino=row.ino, kind=stat.S_IFMT(row.mode), content=content)
+            )
+        finally:
+            work.doubt = False
+
+    def _keys(self, row: Row) -> frozenset[bytes]:
+        return frozenset(self.work.view.xattrs(row.ino)) if self.work.xattrs else frozenset()
+
+    # -- what is not -----------------------------------------------------------------------------
+
+    def _make_other(self, place: Place, row: Row) -> Done:
+        work, kind = self.work, stat.S_IFMT(row.mode)
+        content = Content(attr=True, xattrs=self._keys(row))
+        action = Make(ids=(), ino=row.ino, kind=kind, place=place, content=content)
+        work.touched.add(place[0])
+        try:
+            return self._namer.make_at(action, work.directory(place[0]), place[1])
+        except OSError as exc:
+            raise work.trouble(exc, place, Verb.MAKE, kind) from exc
+
+    def _make_file(self, due: Due, place: Place, row: Row, *, again: bool) -> Done:
+        """Written beside, and linked to its place when it is complete."""
+        work, home = self.work, self.work.home
+        beside = b"job-%d-%d" % (self._job.id, due.n)
+        try:
+            dirfd, scratch = work.directory(place[0]), home.scratch()
+            if again and self._is_ours(dirfd, place[1], beside):
+                self.beside.append(beside)
+                work.doubt = True  # it may have been cut short by a power loss at home
+                return self._push(row, again=True)
+            with suppress(FileNotFoundError):
+                home.unlink(scratch, beside)
+            fd = home.make_file(scratch, beside)
+        except OSError as exc:
+            raise work.trouble(exc, place, Verb.MAKE, stat.S_IFREG) from exc
+        self.beside.append(beside)
+        content = Content(
+            size=row.size,
+            ranges=((0, row.size),) if row.size else (),
+            attr=True,
+            xattrs=self._keys(row),
+        )
+        try:
+            done = self._pusher.fill(row.ino, content, fd, place)
+        finally:
+            self._pusher.close(fd, place)
+        work.touched.add(place[0])
+        self._bring(beside, place, row)
+        return done
+
+    def _is_ours(self, dirfd: int, name: bytes, beside: bytes) -> bool:
+        """Whether what is in the place is what an earlier attempt has made."""
+        home = self.work.home
+        try:
+            found, ours = home.lstat(dirfd, name), home.lstat(home.scratch(), beside)
+        except FileNotFoundError:
+            return False
+        if home.properties.stable_inodes:
+            return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
+        return stat.S_ISREG(found.st_mode) and self._examiner.stamp(found) == (
+            self._examiner.stamp(ours)
+        )
+
+    def _bring(self, beside: bytes, place: Place, row: Row) -> None:
+        """Give what was written beside its name; what came there meanwhile is not touched."""
+        work, home = self.work, self.work.home
+        try:
+            dirfd, scratch = work.directory(place[0]), home.scratch()
+            with work.progress.names.moving():
+                if home.properties.hard_links:
+                    home.link(scratch, beside, dirfd, place[1])
+                else:
+                    home.rename_new(scratch, beside, dirfd, place[1])
+        except FileExistsError as exc:
+            raise Surprise(f"{os.fsdecode(place[1])} is there again") from exc
+        except OSError as exc:
+            raise work.trouble(exc, place, Verb.LINK, stat.S_IFREG) from exc
+
+    # -- its other names -------------------------------------------------------------------------
+
+    def _name(self, at: Place, row: Row) -> None:
+        """Give the object every name that it is to have, after what stood there went aside."""
+        work = self.work
+        if stat.S_ISDIR(row.mode):
+            return
+        for place in work.locator.places(row.ino):
+            if place == at:
+                continue
+            try:
+                source = (work.directory(at[0]), at[1])
+                dirfd = work.directory(place[0])
+                self._link(source, dirfd, place)
+            except OSError as exc:
+                trouble = work.trouble(exc, place, Verb.LINK, stat.S_IFMT(row.mode))
+                if not isinstance(trouble, Unrepresentable):
+                    raise trouble from exc
+
+    def _link(self, source: tuple[int, bytes], dirfd: int, place: Place) -> None:
+        work, home = self.work, self.work.home
+        ours = home.lstat(*source)
+        try:
+            there = home.lstat(dirfd, place[1])
+        except FileNotFoundError:
+            pass
+        else:
+            if self._same(ours, there):
+                return
+            raise Surprise(f"{os.fsdecode(place[1])} is there again")
+        with work.progress.names.moving():
+            home.link(*source, dirfd, place[1])
+        work.touched.add(place[0])
+
+
+def clear_beside(work: Work, names: list[bytes]) -> None:
+    """Remove what was written beside. What can't be removed is removed at the job's end."""
+    scratch = work.home.scratch()
+    for name in names:
+        with suppress(OSError):
+            work.home.unlink(scratch, name)

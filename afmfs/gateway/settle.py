@@ -1,0 +1,149 @@
+"""Pending changes of names, settled at a home that may contradict them.
+
+Before a job looks at objects, what the cache removed and renamed is removed and renamed at home, as
+far as home still has it: what is missing counts as done, what is in the way goes to the trash. New
+objects and links are left to the job's second half, which gives every object its names. Nothing is
+moved or removed that is certainly another object than the cache means.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from collections.abc import Callable
+
+from afmfs.gateway.exchange import Exchanger
+from afmfs.gateway.priority import Aside
+from afmfs.gateway.trash import move_aside
+from afmfs.gateway.trouble import Inconsistent, MayEnd, Verb
+from afmfs.gateway.work import Failed, Work
+from afmfs.model.action import Exchange, NameAction, Place, Remove, Rename
+from afmfs.model.resync import IN_THE_WAY, REMOVED, Job, Kind
+
+log = logging.getLogger(__name__)
+
+Keep = Callable[[Aside], None]
+"""Makes the intent to move something aside durable."""
+
+
+class Settler:
+    """`number` gives numbers of the trash, `keep` keeps an intent.
+
+    A recovery does not know which of the changes home has seen: it touches only what is certainly
+    meant. A failover's home is a copy at best, whose inode numbers mean nothing.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        job: Job,
+        number: Callable[[], int],
+        keep: Keep,
+    ) -> None:
+        self.work, self._job, self._number, self._keep = work, job, number, keep
+        self._exchanger = Exchanger(work)
+
+    def settle(self, action: NameAction) -> None:
+        """HomeAway; Failed where home refuses for now."""
+        try:
+            if isinstance(action, Remove):
+                self._remove(action)
+            elif isinstance(action, Rename):
+                self._rename(action)
+            elif isinstance(action, Exchange):
+                self._exchange(action)
+        except Inconsistent as trouble:
+            log.info("%s: %s, as good as done", os.fsdecode(trouble.path), trouble.reason)
+        except MayEnd as trouble:
+            raise Failed(trouble, partial=False) from trouble
+        self.work.touched.update(parent for parent, _ in action.places)
+        self.work.progress.finish(action.ids, action.ino, None)
+        self.work.pulse()
+
+    def _remove(self, action: Remove) -> None:
+        work, place = self.work, action.place
+        found = self._lstat(place)
+        if found is None or not self._is_meant(action.ino, found, action.kind, gone=True):
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            self._aside(place, found, REMOVED)
+            return
+        path = (work.locator.directory(place[0]) or ()) + (place[1],)
+        try:
+            with work.progress.names.moving():
+                work.home.rmdir(work.directory(place[0]), place[1])
+                work.home.forget_directory(path)
+        except OSError as exc:  # ENOTEMPTY: what is new at home stays, and so does the directory
+            raise work.trouble(exc, place, Verb.REMOVE, action.kind) from exc
+
+    def _rename(self, action: Rename) -> None:
+        work, home = self.work, self.work.home
+        found = self._lstat(action.place)
+        if found is None or not self._is_meant(action.ino, found, action.kind, gone=False):
+            return
+        there = self._lstat(action.target)
+        try:
+            if there is not None and (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
+                with work.progress.names.moving():
+                    home.unlink(work.directory(action.place[0]), action.place[1])
+                return
+            if there is not None:
+                why = IN_THE_WAY if action.replaces is None else REMOVED
+                self._aside(action.target, there, why)
+            dirfd, dirfd2 = work.directory(action.place[0]), work.directory(action.target[0])
+            with work.progress.names.moving():
+                home.rename_new(dirfd, action.place[1], dirfd2, action.target[1])
+                if stat.S_ISDIR(found.st_mode):
+                    home.forget_directories()
+                    work.locator.forget()
+        except OSError as exc:
+            raise work.trouble(exc, action.target, Verb.MOVE, action.kind) from exc
+
+    def _exchange(self, action: Exchange) -> None:
+        """Done unless it is certain that it can't be: each of the two is where it was."""
+        one, two = self._lstat(action.place), self._lstat(action.target)
+        if one is None or two is None:
+            return
+        meant = self._is_meant(action.ino, one, action.kind, gone=False)
+        other = stat.S_IFMT(two.st_mode)
+        if meant and self._is_meant(action.other, two, other, gone=False):
+            self._exchanger.execute(action)
+
+    def _is_meant(self, ino: int, found: os.stat_result, kind: int, *, gone: bool) -> bool:
+        """Whether what was found is the object that the cache means, as far as can be told.
+
+        An inode that is gone from the cache has left no version to compare with.
+        """
+        if stat.S_ISDIR(found.st_mode) != stat.S_ISDIR(kind):
+            return False
+        if self._job.kind is Kind.FAILOVER:
+            return True
+        row, work = self.work.view.row(ino), self.work
+        stamp = work.progress.stamp(ino) or (row.stamp if row is not None else None)
+        if stamp is None or stamp.ino is None or not work.home.properties.stable_inodes:
+            return self._job.kind is not Kind.RECOVERY
+        return stamp.ino == found.st_ino
+
+    # -- at home ---------------------------------------------------------------------------------
+
+    def _lstat(self, place: Place) -> os.stat_result | None:
+        work = self.work
+        try:
+            return work.home.lstat(work.directory(place[0]), place[1])
+        except OSError as exc:
+            trouble = work.trouble(exc, place, Verb.READ)
+            if isinstance(trouble, Inconsistent):
+                return None
+            raise trouble from exc
+
+    def _aside(self, place: Place, found: os.stat_result, why: str) -> None:
+        work, number = self.work, self._number()
+        kind = stat.S_IFMT(found.st_mode)
+        self._keep(Aside(place, number, why, work.path(place), kind, found.st_size))
+        try:
+            dirfd = work.directory(place[0])
+            with work.progress.names.moving():
+                move_aside(work.home, self._job.id, number, dirfd, place[1], work.pulse)
+        except OSError as exc:
+            raise work.trouble(exc, place, Verb.MOVE, kind) from exc

@@ -1,0 +1,122 @@
+"""What a resync, a failover or a recovery does about one object: a pure verdict.
+
+The cache is right and home follows; but what home alone holds is never destroyed. So each verdict
+says what is done at home (`Do`), which bytes become null there, and why what is found has to be
+moved aside, into home's trash, first:
+
+    home has          the cache has           verdict
+    nothing           data, or no file        MAKE; uncached bytes are null
+    nothing           a file without data     LOST: nobody has it
+    the known file    data                    PUSH, in place
+    the known file    a part, and a manual    MAKE with nulls; the old file goes aside,
+                      resync                  as its uncached bytes exist nowhere else
+    the known file    no data                 SKIP; PUSH if something of it is pending
+    another version   data                    MAKE; what is there goes aside
+    another version   no data                 ADOPT: the cache takes home's size and times over
+    an equal file     anything (failover)     SKIP: nothing is sent
+    another type      data, or no file        MAKE; what is there goes aside
+    another type      a file without data     LOST
+
+Uncached bytes that an earlier job has made null are nulls of our own: nothing has to be kept of
+them, and so a second resync changes nothing.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from afmfs.model.ranges import Ranges
+
+
+class Kind(StrEnum):
+    """The three that use the priority queue."""
+
+    RESYNC = "resync"
+    FAILOVER = "failover"
+    RECOVERY = "recovery"
+
+
+class Do(StrEnum):
+    MAKE = "make"  # a new object, written beside and moved to its name
+    PUSH = "push"  # content and attributes, in place
+    ADOPT = "adopt"  # the cache follows home
+    LOST = "lost"  # neither has the data
+    SKIP = "skip"  # they agree; the version is remembered
+
+
+CHANGED, WAS_NULLED, IN_THE_WAY, REMOVED = "changed", "nulled", "in the way", "removed"
+"""Why something is moved aside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One resync, failover or recovery, as the administrator (or the fileset itself) asked for it.
+
+    `bound` is the last queue entry that it takes care of; what was queued later is replayed later.
+    """
+
+    id: int
+    kind: Kind
+    bound: int
+    manual: bool = False
+    keep_uncached: bool = False
+
+    @property
+    def nulls(self) -> bool:
+        """Whether uncached bytes become null although home's version is the known one."""
+        return self.kind is Kind.RESYNC and self.manual and not self.keep_uncached
+
+
+class Cached(NamedTuple):
+    """What the cache has of an object."""
+
+    kind: int  # S_IFMT bits
+    valid: Ranges = ()  # bytes of a file that are cached
+    gaps: Ranges = ()  # bytes of a file that only home may have
+    dirty: bool = False  # something of it is pending
+
+    @property
+    def without_data(self) -> bool:
+        return bool(self.gaps) and not self.valid
+
+
+class Found(NamedTuple):
+    """What home has in its place."""
+
+    kind: int  # S_IFMT bits
+    known: bool = False  # the version (of a symbolic link: the target) that the cache knows
+    equal: bool = False  # size and mtime are the cache's
+    nulled: Ranges = ()  # bytes that an earlier job has made null
+
+
+class Verdict(NamedTuple):
+    do: Do
+    null: Ranges = ()
+    aside: str = ""  # why what was found is moved aside; empty: it isn't
+
+
+def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
+    if found is None or found.kind != cached.kind:
+        if cached.without_data:
+            return Verdict(Do.LOST)
+        return Verdict(Do.MAKE, cached.gaps, IN_THE_WAY if found else "")
+    if job.kind is Kind.FAILOVER and found.equal:
+        return Verdict(Do.SKIP)
+    if cached.kind == stat.S_IFDIR:
+        return Verdict(Do.PUSH)
+    if not found.known:
+        if cached.without_data and not cached.dirty:
+            return Verdict(Do.ADOPT)
+        return Verdict(Do.MAKE, cached.gaps, CHANGED)
+    if cached.without_data:
+        return Verdict(Do.PUSH if cached.dirty else Do.SKIP)
+    if job.nulls and not _within(cached.gaps, found.nulled):
+        return Verdict(Do.MAKE, cached.gaps, WAS_NULLED)
+    return Verdict(Do.PUSH)
+
+
+def _within(inner: Ranges, outer: Ranges) -> bool:
+    return all(any(a <= start and end <= b for a, b in outer) for start, end in inner)
