@@ -146,7 +146,7 @@ class Fetcher:
         end = min((flight.last + 1) * size, inode.home_valid)
         if start >= end:
             return  # truncated meanwhile: nothing is missing any more
-        if trio.current_time() - self._met.get(inode.ino, -math.inf) > -1:
+        if trio.current_time() - self._met.get(inode.ino, -math.inf) > SAME_READ_S:
             self.asked()
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:
