@@ -142,7 +142,7 @@ async def _serve(
             fileset.invalidator = pages
             operations = _begin_session(request, settings, fileset)
             stop.mounted = True
-            nursery.start_soon(_announce, operations.serving, settings, serving)
+            nursery.start_soon(_announce, operations.serving, fileset, settings, serving)
             try:
                 await stop.answer_requests()
             except BaseException:
@@ -155,8 +155,11 @@ async def _serve(
         nursery.cancel_scope.cancel()
 
 
-async def _announce(begun: trio.Event, settings: Settings, serving: Callable[[], None]) -> None:
+async def _announce(
+    begun: trio.Event, fileset: Fileset, settings: Settings, serving: Callable[[], None]
+) -> None:
     await begun.wait()
+    fileset.serving()
     log.info(
         "%s is mounted at %s, its home is %s",
         settings.fileset,

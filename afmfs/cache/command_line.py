@@ -13,7 +13,7 @@ import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from afmfs.cache.event_report import Event
 from afmfs.cache.inode import Inode
@@ -21,12 +21,18 @@ from afmfs.cache.status import CachedReport, Status
 from afmfs.errors import AfmError, UnknownCommand
 from afmfs.model.states import State
 
+if TYPE_CHECKING:
+    from afmfs.cache.callbacks import Callbacks
+
 
 class Steered(Protocol):
     """What the commands ask of a fileset."""
 
     @property
     def mount_point(self) -> str: ...  # absolute; '' where there is no mount
+
+    @property
+    def callbacks(self) -> Callbacks: ...
 
     def status(self) -> Status: ...
     def touch(self) -> None: ...  # activates an Inactive fileset

@@ -19,6 +19,7 @@ from afmfs.cache import queue_report
 from afmfs.cache.automatic import Automatic
 from afmfs.cache.blobs import POOL
 from afmfs.cache.cached_report import cached_report
+from afmfs.cache.callbacks import Callbacks
 from afmfs.cache.commands import execute
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.hearing import Hearing
@@ -26,6 +27,7 @@ from afmfs.cache.jobs import RECOVERY, RESYNC
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.errors import Refused
+from afmfs.model.callback import home_server
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
@@ -66,6 +68,9 @@ class Steering(Hearing):
             lambda: self.settings.tunables.auto_resync and not self.stopped,
         )
         self._fetcher.asked = self._lister.asked = self._automatic.asked
+        self.callbacks = Callbacks(
+            self._store, self._durable.sync_wal, self.record_event, self._about
+        )
         self._forgettable = 0  # outcomes whose retirement the running durable point covers
 
     async def execute(self, line: str) -> str:
@@ -238,11 +243,28 @@ class Steering(Hearing):
         await self._retirement.take_over()
         self.record_event("afmQueueDropped", entry=number)
 
+    def _about(self) -> dict[str, str]:
+        """What a callback's program is told whatever has happened."""
+        one = self.settings
+        return {
+            "fsName": one.device,
+            "filesetName": one.fileset,
+            "homeServer": home_server(one.target),
+            "target": one.target,
+            "cachePath": str(one.cache),
+            "mountPoint": self.mount_point,
+            "gatewayName": socket.gethostname(),
+        }
+
     # -- tasks -----------------------------------------------------------------------------------
 
     def start_link(self, nursery: trio.Nursery) -> None:
         """Start the gateway; it ends with `close`."""
         nursery.start_soon(self._link.run)
+
+    def serving(self) -> None:
+        """The mount answers from now on."""
+        self.callbacks.begin()
 
     def run_in(self, nursery: trio.Nursery) -> None:
         """Start everything that runs beside the requests."""
@@ -252,6 +274,7 @@ class Steering(Hearing):
         nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
         nursery.start_soon(self._checkpointer.run)
         nursery.start_soon(self._wake)
+        nursery.start_soon(self.callbacks.run)
         nursery.start_soon(self._automatic.run)
         nursery.start_soon(self._fill_pool)
 

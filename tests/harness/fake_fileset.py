@@ -225,6 +225,9 @@ class FakeFileset:
         await self.getxattr(ino, name)
         del self.xattrs[ino][name]
 
+    def serving(self) -> None:
+        pass
+
     async def cached_state(self, ino: int) -> str:
         return "cached"
 
