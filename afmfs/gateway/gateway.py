@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afmfs.gateway.contact import Contact
+from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
 from afmfs.gateway.journal import AlreadyRunning, Journal
 from afmfs.gateway.progress import Progress
@@ -138,7 +139,9 @@ class _Engine:
 
     def _makers(self) -> dict[str, Maker]:
         """What makes each kind of report."""
-        return {}
+        return {
+            "dry-run": DryRun(self.view, self.contact, self.replay.book, self.replay.work).rows,
+        }
 
     def take(self, message: Message) -> None:
         replay = self.replay

@@ -28,7 +28,8 @@ from afmfs.gateway.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import Contradicted, Done, Failed, Work
 from afmfs.model.action import Content, Make, Place, Push
-from afmfs.model.ranges import Ranges
+from afmfs.model.entry import Op
+from afmfs.model.ranges import Ranges, union
 from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
 
 log = logging.getLogger(__name__)
@@ -63,13 +64,17 @@ class Reconciler:
 
     def decide(self, due: Due, number: Callable[[], int]) -> Decision:
         """Look at home, and say what is to be done; nothing is done. `number` is of the trash."""
-        case = self._examiner.case(due.ino)
-        if case is None:
-            return Decision(Do.SKIP)
-        self._cases[due.ino] = case
-        return self.judge(case, number)
+        decision, case = self.look(due.ino, number)
+        if case is not None:
+            self._cases[due.ino] = case
+        return decision
 
-    def judge(self, case: Case, number: Callable[[], int]) -> Decision:
+    def look(self, ino: int, number: Callable[[], int]) -> tuple[Decision, Case | None]:
+        """What is to be done about an object, and what that was judged by."""
+        case = self._examiner.case(ino)
+        return (Decision(Do.SKIP), None) if case is None else (self._judge(case, number), case)
+
+    def _judge(self, case: Case, number: Callable[[], int]) -> Decision:
         first = case.names[0]
         found = verdict(case.cached, first.found, self._job)
         asides: list[Aside] = []
@@ -120,8 +125,15 @@ class Reconciler:
                 landed.outcomes.append(outcome)
             row = self.work.rows.get(due.ino)
             if row is not None and decision.do in (Do.MAKE, Do.PUSH) and self._book.nulled(due.ino):
-                landed.written.append((due.ino, self._examiner.cached(row).valid, row.size))
+                landed.written.append(self._changed(row))
         self.work.pulse()
+
+    def _changed(self, row: Row) -> tuple[int, Ranges, int]:
+        """The bytes that were written here, and the least size, since home last heard of them. Not
+        all that is cached: nulls that were fetched from home are still those of an earlier job."""
+        entries = self.work.view.content_entries(row.ino)
+        written = union((e.start, e.end) for e in entries if e.op is Op.WRITE)
+        return row.ino, written, min([row.size, *(e.end for e in entries if e.op is Op.SIZE)])
 
     def _outcome(self, due: Due, decision: Decision, done: Done) -> Outcome | None:
         """What the cache has to know of the object."""

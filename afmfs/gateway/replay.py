@@ -89,7 +89,7 @@ class Replay:
         self.priority = Priority(journal, self.book)
         self.jobs = Jobs(
             view, journal, self.priority, self.book, progress, contact, threads, send,
-            work=self._work, point=self._point, sync=self._sync_home,
+            work=self.work, point=self._point, sync=self._sync_home,
         )  # fmt: skip
         tunables: dict[str, Any] = hello["tunables"]
         self._view, self._journal, self._progress = view, journal, progress
@@ -253,8 +253,8 @@ class Replay:
 
     def _replay(self, pick: Pick) -> None:
         batch, ids = pick.batch, pick.batch.ids
-        with self._contact.opened() as (connection, home):
-            work = self._work(home)
+        with self._contact.opened() as (connection, home), self._progress.replaying(home):
+            work = self.work(home)
             work.doubt, work.touched = pick.doubt, set(pick.batch.touched)
             execution = Execution(work, self._threads)
             if not pick.doubt:
@@ -282,7 +282,8 @@ class Replay:
             connection.check(home)  # else all is in doubt: connection
         self._land(pick, result)
 
-    def _work(self, home: Home) -> Work:
+    def work(self, home: Home) -> Work:
+        """What all actions of a batch at an open home share."""
         return Work(
             home=home,
             view=self._view,
