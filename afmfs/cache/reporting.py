@@ -1,0 +1,148 @@
+"""What a fileset says of itself: its status, its queue, its events, what is cached of a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import trio
+
+from afmfs import __version__
+from afmfs.cache import queue_report
+from afmfs.cache.cached_report import cached_report
+from afmfs.cache.event_report import Event, read_events
+from afmfs.cache.hearing import Hearing
+from afmfs.cache.jobs import RECOVERY
+from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
+from afmfs.cache.store import connect_read_only
+from afmfs.model.states import Facts, reason, shown
+
+if TYPE_CHECKING:
+    from afmfs.cache.validity import Validity
+
+DIRTY_EXACT = 5_000
+"""Pending entries up to which `dirty_bytes` is worked out exactly when status is read."""
+
+
+class Reporting(Hearing):
+    """The fileset's mouth."""
+
+    _validity: Validity
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched = False
+
+    @property
+    def mount_point(self) -> str:
+        return str(self.settings.mountpoint)
+
+    def facts(self) -> Facts:
+        home, needs_resync, job = self._link.home, self.needs_resync, self.jobs.current
+        return Facts(
+            stopped=self.stopped,
+            planning=self.jobs.planning,
+            link=home.link,
+            link_reason=home.reason,
+            # What contradicts home is not settled by waiting, but by a job.
+            recovering=job.kind == RECOVERY if job else self.recovering and not needs_resync,
+            # What is found while a job runs is shown, and dealt with, after it.
+            needs_resync="" if job else needs_resync,
+            pending=self._store.counters.queue_length + self.jobs.left,
+            requeued=home.requeued,
+            resyncing=job is not None and job.kind != RECOVERY,
+            touched=self.touched,
+        )
+
+    def status(self) -> Status:
+        """One snapshot, from memory and counters: no scan, no home."""
+        facts, home, store = self.facts(), self._link.home, self._store
+        oldest = store.execute("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1").fetchone()
+        here = os.statvfs(self.settings.cache)
+        counters, process = store.counters, self._link.process
+        now = time.monotonic()
+        rates = self._pace.rates(now)
+        status = Status(
+            version=__version__,
+            device=self.settings.device,
+            fileset=self.settings.fileset,
+            target=self.settings.target,
+            mode=self.settings.mode,
+            auto_resync=self.settings.tunables.auto_resync,
+            state=shown(facts),
+            reason=reason(facts),
+            gateway=socket.gethostname(),
+            gateway_pid=process.pid if process else None,
+            mount_point=self.mount_point,
+            cache=str(self.settings.cache),
+            block_size=self.settings.block_size,
+            queue_length=facts.pending,
+            num_exec=home.num_exec,
+            executing=home.executing,
+            requeued=home.requeued,
+            unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
+            bytes_pending=counters.bytes_pending,
+            dirty_bytes=self._dirty_bytes(),
+            oldest_pending_seconds=max(0.0, (time.time_ns() - oldest[1]) / 1e9) if oldest else 0.0,
+            last_entry=store.entries.last,
+            entries_per_second=round(rates[0], 1),
+            bytes_per_second=round(rates[1], 1),
+            seconds_left=self._pace.seconds_left(now, counters.queue_length),
+            flushed_through=oldest[0] - 1 if oldest else store.entries.last,
+            settled_through=self.settled_through,
+            report=self.reports.shown(),
+            cached_bytes=counters.cached_bytes,
+            cache_free_bytes=here.f_bavail * here.f_frsize,
+            inodes=counters.inodes,
+            home_latency_ms=home.latency_s * 1000 or None,
+            connected_since=self.connected_since,
+            last_error=self.last_error,
+        )
+        return with_block(status)
+
+    def _dirty_bytes(self) -> int:
+        counters = self._store.counters
+        if counters.queue_length > DIRTY_EXACT:
+            return min(counters.bytes_pending, counters.cached_bytes)
+        return dirty_bytes(self._store.db)
+
+    def cached(self, ino: int) -> CachedReport:
+        inode = self._store.inode(ino)
+        assert inode is not None
+        return cached_report(inode, self._validity, dirty=inode.changed > inode.retired)
+
+    async def cached_state(self, ino: int) -> str:
+        """What `user.afm.state` says: uncached, partial or cached, with bytes and blocks."""
+        one = self.cached(ino)
+        return f"{one.state} {one.cached_bytes}/{one.size} {one.cached_blocks}/{one.blocks}"
+
+    def events(self) -> Sequence[Event]:
+        return read_events(self._store.db)
+
+    async def queue_lines(self) -> AsyncGenerator[bytes, None]:
+        """One JSON object a line for each entry, oldest first, read through own connections."""
+        journal = self.settings.cache / "gateway" / str(self.settings.home_number) / "gateway.db"
+        with closing(connect_read_only(self._store.path)) as cache:
+            gateway = connect_read_only(journal) if journal.exists() else None
+            try:
+                for page in queue_report.pages(cache, gateway, now_ns=time.time_ns()):
+                    for line in page:
+                        yield line
+                    await trio.lowlevel.checkpoint()
+            finally:
+                if gateway is not None:
+                    gateway.close()
+
+    def remembered_statvfs(self) -> dict[str, int]:
+        """Home's figures as they were last seen, for a mount without home."""
+        figures: dict[str, int] = json.loads(self._store.get("statvfs") or "{}")
+        return figures
+
+    def report_lines(self) -> AsyncGenerator[bytes, None]:
+        """The JSON lines of the last report, in pieces; none where it is not complete."""
+        return self.reports.pieces()
