@@ -342,16 +342,20 @@ class Content:
         end = min(start + len(data), inode.home_valid)
         if inode.whole or start >= end:
             return
-        for a, b in self.validity.missing(inode, start, end):
+        stop, brought = end, self.validity.missing(inode, start, end)
+        for a, b in brought:
             self._write_sparsely(inode, a, data[a - start : b - start])
-        stop = end
         if end == inode.home_valid:  # from here to the end of the block everything is zeros
             block = self.validity.block
             stop = min(inode.size, -(-end // block) * block)
-            for a, b in ranges.gaps(self.validity.valid(inode, end, stop), end, stop):
+            zeros = ranges.gaps(self.validity.valid(inode, end, stop), end, stop)
+            for a, b in zeros:
                 self._blobs.clear(inode, a, b)
+            brought += zeros
         with self._store as store:
-            store.execute("INSERT INTO fresh VALUES (?,?,?,?)", (inode.ino, start, end, point))
+            # What was valid before may be durable, and dirty: it is no younger for the fetch.
+            rows = [(inode.ino, a, b, point) for a, b in brought]
+            store.db.executemany("INSERT INTO fresh VALUES (?,?,?,?)", rows)
             store.save(inode, gen=inode.gen)
             self._mark(inode, start, stop, inode.size)
 

@@ -119,10 +119,17 @@ class Durable:
         while inode.ino in self._locks and content.half:
             await content.drained.wait()
         mark, fd = inode.changed, self._blobs.descriptor(inode)
+        fresh = self._store.execute(
+            "SELECT ino, start, end, point, rowid FROM fresh WHERE ino=?", (inode.ino,)
+        ).fetchall()
         if fd is not None:
             await self._sync_blob(inode.gen, fd)
         with self._store as store:
             store.save(inode, synced=mark)
+            # What was fetched before is as durable now as what was written over it.
+            store.db.executemany(
+                "DELETE FROM fresh WHERE ino=? AND start=? AND end=? AND point=? AND rowid=?", fresh
+            )
         await self.sync_wal()
 
     async def _sync_blob(self, gen: int, fd: int) -> None:

@@ -166,6 +166,7 @@ class Parts:
         if self.following is not None:
             self.following.close()
         elif not self.closed:
+            self.retirement.close()
             self.store.close()
             self.blobs.close()
         self.closed = True

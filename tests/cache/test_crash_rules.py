@@ -309,6 +309,33 @@ async def test_what_was_fsynced_is_not_dropped(parts: Parts) -> None:  # noqa: F
     assert after.validity.valid(after.inode(b"f"), 0, 2 * BLOCK) == ((0, BLOCK),)
 
 
+async def test_what_was_fsynced_over_a_fetch_is_not_dropped(parts: Parts) -> None:  # noqa: F811
+    """The fetch is younger than the last point; the fsync has made its bytes durable as well."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.durable.make()
+    parts.fetched(inode, 0, b"h" * 2 * BLOCK)
+    await parts.content.write(inode, 0, b"mine")
+    await parts.durable.fsync(inode)
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert after.validity.valid(inode, 0, 4) == ((0, 4),)
+    assert await after.content.read(inode, 0, 4) == b"mine"
+
+
+async def test_what_was_durable_before_a_fetch_is_not_dropped(
+    parts: Parts,  # noqa: F811
+) -> None:
+    """The fetch brings what surrounds a write: only that is younger than the last point."""
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.content.write(inode, 100, b"mine")
+    await parts.durable.make()
+    parts.fetched(inode, 0, b"h" * 2 * BLOCK)
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert after.validity.valid(inode, 0, 2 * BLOCK) == ((100, 104),)
+    assert await after.content.read(inode, 100, 4) == b"mine"
+
+
 async def test_recovery_zeros(parts: Parts) -> None:  # noqa: F811
     """Beyond home_valid what may be lost becomes zeros, valid and dirty: nothing from before a
     truncation shows."""

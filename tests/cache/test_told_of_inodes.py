@@ -228,7 +228,7 @@ async def test_bytes_beyond_home_are_not_nulled(
     await parts.content.resize(inode, BLOCK, changes={})
     gateway.says(inode.ino, NULLED, (BLOCK, 77, 12), nulled=((0, BLOCK),))
     await parts.retirement.take_over()
-    assert parts.validity.missing(inode, 0, BLOCK) == ((0, 10),)
+    assert parts.validity.valid(inode, 0, BLOCK) == ((10, BLOCK),)
 
 
 async def test_a_fetch_under_way_is_void_once_its_bytes_are_null(
