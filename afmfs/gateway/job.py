@@ -157,7 +157,7 @@ class Jobs:
         batch = plan(entries)
         mine = {e.id: e for e in entries}
         ids = batch.ids
-        with self._contact.opened() as (connection, home):
+        with self._contact.opened() as (connection, home), self._progress.replaying(home):
             self._journal.take_off(ids)
             if not self._point():
                 time.sleep(1.0)
@@ -297,7 +297,7 @@ class Jobs:
         landed = Landed()
         inos = [due.ino for due in dues]
         priority.start(inos)
-        with self._contact.opened() as (connection, home):
+        with self._contact.opened() as (connection, home), self._progress.replaying(home):
             clear_beside(self._work(home), self._beside)
             self._beside = []
             work = self._work(home)

@@ -131,7 +131,8 @@ class Reconciler:
     def _changed(self, row: Row) -> tuple[int, Ranges, int]:
         """The bytes that were written here, and the least size, since home last heard of them. Not
         all that is cached: nulls that were fetched from home are still those of an earlier job."""
-        entries = self.work.view.content_entries(row.ino)
+        pending = row.changed > row.retired
+        entries = self.work.view.content_entries(row.ino) if pending else []
         written = union((e.start, e.end) for e in entries if e.op is Op.WRITE)
         return row.ino, written, min([row.size, *(e.end for e in entries if e.op is Op.SIZE)])
 

@@ -27,12 +27,10 @@ from afmfs.model.ranges import Ranges, difference
 PATH: Path = (MARKER, b".afmtrash")
 INDEX = b"index"
 
-CHANGED, WAS_NULLED, IN_THE_WAY, REMOVED = "changed", "nulled", "in the way", "removed"
-"""Why something was moved aside."""
-
-INTENDED, MOVED, RESTORED = "intended", "moved", "restored"
+INTENDED, MOVED, RESTORING, RESTORED = "intended", "moved", "restoring", "restored"
 
 _LAST_NUMBER = "trash_number"
+_DESTINATION = "restored:%d"
 _PAGE = 1000
 
 
@@ -117,6 +115,30 @@ class TrashBook:
             yield from map(Trashed._make, found)
             number = found[-1][0]
 
+    def in_state(self, state: str) -> list[Trashed]:
+        rows = self._journal.query("SELECT * FROM trash WHERE state=? ORDER BY number", (state,))
+        return list(map(Trashed._make, rows))
+
+    @staticmethod
+    def enter(db: sqlite3.Connection, number: int, state: str) -> None:
+        db.execute("UPDATE trash SET state=? WHERE number=?", (state, number))
+
+    # -- restored, as long as the mount process has not taken it in ------------------------------
+
+    def destination(self, number: int) -> bytes | None:
+        """The path at home that an entry is restored to, empty for bytes of a file; None if it was
+        not restored, or that was taken in."""
+        found: bytes | None = self._journal.get(_DESTINATION % number)
+        return found
+
+    @staticmethod
+    def set_destination(db: sqlite3.Connection, number: int, path: bytes) -> None:
+        db.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (_DESTINATION % number, path))
+
+    @staticmethod
+    def forget_destination(db: sqlite3.Connection, number: int) -> None:
+        db.execute("DELETE FROM state WHERE key=?", (_DESTINATION % number,))
+
     # -- what is null ----------------------------------------------------------------------------
 
     @staticmethod
@@ -152,6 +174,15 @@ class TrashBook:
             "SELECT start, end, job, trash FROM nulled WHERE ino=? ORDER BY start", (ino,)
         )
         return list(map(Nulled._make, rows))
+
+    def ranges(self, ino: int, trash: int) -> Ranges:
+        """The bytes whose former content is in an entry of the trash."""
+        return tuple((n.start, n.end) for n in self.nulled(ino) if n.trash == trash)
+
+    @staticmethod
+    def unnull(db: sqlite3.Connection, ino: int, trash: int) -> None:
+        """Home has them again."""
+        db.execute("DELETE FROM nulled WHERE ino=? AND trash=?", (ino, trash))
 
 
 def _nulled(db: sqlite3.Connection, ino: int) -> list[Nulled]:

@@ -214,6 +214,13 @@ class View:
         """The inode's present names."""
         return self._db.execute("SELECT parent, name FROM dentry WHERE ino=?", (ino,)).fetchall()
 
+    def child(self, parent: int, name: bytes) -> int | None:
+        """The inode that a directory has under a name. Reads all of its names: not for a loop."""
+        row = self._db.execute(
+            "SELECT ino FROM dentry WHERE parent=? AND name=?", (parent, name)
+        ).fetchone()
+        return None if row is None else row[0]
+
     def xattrs(self, ino: int) -> dict[bytes, bytes]:
         return dict(
             self._db.execute("SELECT name, value FROM xattr WHERE ino=?", (ino,)).fetchall()

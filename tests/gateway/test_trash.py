@@ -16,6 +16,7 @@ from afmfs.gateway import aside, trash
 from afmfs.gateway.home import Home
 from afmfs.gateway.journal import Journal
 from afmfs.gateway.trash import Nulled, TrashBook, Trashed, move_aside, write_index
+from afmfs.model.resync import CHANGED
 
 NS = 1_600_000_000_123_456_789
 JOB = 7
@@ -244,7 +245,7 @@ def test_changed_while_it_is_copied(
 # -- the index -----------------------------------------------------------------------------------
 
 
-def row(number: int, path: bytes, why: str = trash.CHANGED, ino: int | None = 100) -> Trashed:
+def row(number: int, path: bytes, why: str = CHANGED, ino: int | None = 100) -> Trashed:
     return Trashed(number, JOB, path, ino, stat.S_IFREG, 5, why, NS, trash.INTENDED)
 
 
@@ -281,7 +282,7 @@ def test_an_index_that_is_a_symlink(home: Home, root: Path, tmp_path: Path) -> N
 def intend(book: TrashBook, journal: Journal, path: bytes, job: int = JOB) -> int:
     with journal.transaction() as db:
         number = book.next_number(db)
-        book.intend(db, number, job, path, 100, stat.S_IFREG, 5, trash.CHANGED, NS)
+        book.intend(db, number, job, path, 100, stat.S_IFREG, 5, CHANGED, NS)
     return number
 
 
