@@ -92,7 +92,7 @@ class Refusal(NamedTuple):
     tries: int
     next_try_ns: int
     since_ns: int
-    begun: bool  # whether something of it may have been done
+    begun: bool  # something of it may have been done: it is gone on with as it was decided
 
 
 _DUE = "n, ino, bytes, verdict, tries, since_ns"

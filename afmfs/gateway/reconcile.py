@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from afmfs.gateway.examine import Case, Examiner, Seen, same_object
+from afmfs.gateway.home import Home
 from afmfs.gateway.journal import ADOPTED, LOST, NULLED, RESYNCED, UNREPRESENTABLE, Outcome
 from afmfs.gateway.naming import Namer
 from afmfs.gateway.priority import Aside, Decision, Due
@@ -34,6 +35,9 @@ from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
 
 log = logging.getLogger(__name__)
 
+BESIDE = b"job-"
+"""How names begin, in home's scratch directory, of what is written beside its place."""
+
 _RESULTS = {Do.ADOPT: ADOPTED, Do.LOST: LOST}
 
 
@@ -47,7 +51,8 @@ class Landed:
 
     done: list[tuple[Due, Decision]] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
-    failed: list[tuple[Due, MayEnd]] = field(default_factory=list)
+    # What home refuses for now, and whether something of it may have been done.
+    failed: list[tuple[Due, MayEnd, bool]] = field(default_factory=list)
     undecided: list[Due] = field(default_factory=list)
     written: list[tuple[int, Ranges, int]] = field(default_factory=list)  # inode, bytes, size
 
@@ -112,12 +117,8 @@ class Reconciler:
         except Unrepresentable as trouble:
             landed.done.append((due, decision))
             landed.outcomes.append(Outcome(0, due.ino, None, UNREPRESENTABLE, trouble.errno))
-        except Failed as failed:
-            landed.failed.append((due, failed.trouble))
-        except MayEnd as trouble:
-            landed.failed.append((due, trouble))
-        except BlobError as exc:
-            landed.failed.append((due, MayEnd(exc.errno, str(exc))))
+        except (Failed, MayEnd, BlobError) as exc:
+            landed.failed.append((due, *_failure(exc, decision)))
         else:
             landed.done.append((due, decision))
             outcome = self._outcome(due, decision, done)
@@ -226,7 +227,7 @@ class Reconciler:
     def _make_file(self, due: Due, place: Place, row: Row, *, again: bool) -> Done:
         """Written beside, and linked to its place when it is complete."""
         work, home = self.work, self.work.home
-        beside = b"job-%d-%d" % (self._job.id, due.n)
+        beside = BESIDE + b"%d-%d" % (self._job.id, due.n)
         try:
             dirfd, scratch = work.directory(place[0]), home.scratch()
             if again and self._is_ours(dirfd, place[1], beside):
@@ -316,9 +317,18 @@ class Reconciler:
         work.touched.add(place[0])
 
 
-def clear_beside(work: Work, names: list[bytes]) -> None:
+def _failure(exc: Failed | MayEnd | BlobError, decision: Decision) -> tuple[MayEnd, bool]:
+    """Why home refuses, and whether something was done: of what goes aside that is never known."""
+    making = decision.do is Do.MAKE
+    if isinstance(exc, Failed):
+        return exc.trouble, exc.partial or making
+    if isinstance(exc, BlobError):
+        return MayEnd(exc.errno, str(exc)), True
+    return exc, making
+
+
+def clear_beside(home: Home, names: list[bytes]) -> None:
     """Remove what was written beside. What can't be removed is removed at the job's end."""
-    scratch = work.home.scratch()
     for name in names:
         with suppress(OSError):
-            work.home.unlink(scratch, name)
+            home.unlink(home.scratch(), name)

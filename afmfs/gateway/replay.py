@@ -37,6 +37,7 @@ from afmfs.gateway.locate import Locator
 from afmfs.gateway.priority import Priority
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.steps import Steps
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import HomeAway, Inconsistent
@@ -87,10 +88,11 @@ class Replay:
     ) -> None:
         self.book = TrashBook(journal)
         self.priority = Priority(journal, self.book)
-        self.jobs = Jobs(
-            view, journal, self.priority, self.book, progress, contact, threads, send,
-            work=self.work, point=self._point, sync=self._sync_home,
+        steps = Steps(
+            view=view, journal=journal, progress=progress, contact=contact, send=send,
+            work=self.work, make_point=self._point, sync=self._sync_home,
         )  # fmt: skip
+        self.jobs = Jobs(steps, self.priority, self.book, threads)
         tunables: dict[str, Any] = hello["tunables"]
         self._view, self._journal, self._progress = view, journal, progress
         self._contact, self._threads, self._send = contact, threads, send

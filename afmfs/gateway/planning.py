@@ -1,0 +1,71 @@
+"""The second phase of a job: the priority queue is written, a page of objects a step."""
+
+from __future__ import annotations
+
+import stat
+
+from afmfs.gateway.examine import Examiner
+from afmfs.gateway.journal import RESYNCED, Outcome
+from afmfs.gateway.locate import Locator
+from afmfs.gateway.priority import Planned, Priority, number
+from afmfs.gateway.steps import Steps
+from afmfs.gateway.trash import TrashBook
+from afmfs.gateway.trouble import MayEnd
+from afmfs.gateway.view import Object
+from afmfs.model.resync import Job, Kind
+
+PAGE = 4096
+"""Objects of one step."""
+
+
+class Planning:
+    def __init__(self, steps: Steps, priority: Priority, book: TrashBook) -> None:
+        self._steps, self._priority, self._book = steps, priority, book
+
+    def step(self, job: Job) -> bool:
+        """Plan a page; False if there is none left. A recovery takes what has changed since it was
+        at home, a failover what the new home does not have."""
+        steps, after = self._steps, self._priority.cursor
+        found = steps.view.objects(after, PAGE, changed=job.kind is Kind.RECOVERY)
+        if not found:
+            return False
+        agreed = self._agreed(found) if job.kind is Kind.FAILOVER else []
+        equal = {outcome.ino for outcome in agreed}
+        # Made anew for each page: it remembers every directory that it meets.
+        locator = Locator(steps.view, steps.progress.executed, steps.progress.forgotten)
+        rows = [
+            Planned(number(one.ino, _depth(locator, one)), one.ino, one.bytes)
+            for one in found
+            if one.ino not in equal
+        ]
+        self._priority.plan(rows, found[-1].ino, agreed)
+        if agreed:
+            steps.say_outcomes()
+        return True
+
+    def _agreed(self, found: list[Object]) -> list[Outcome]:
+        """Which objects the new home has already, in the version of the cache."""
+        steps, agreed = self._steps, []
+        with steps.contact.opened() as (connection, home):
+            work = steps.work(home)
+            work.rows = steps.view.rows(one.ino for one in found)
+            examiner = Examiner(work, self._book)
+            for one in found:
+                try:
+                    case = examiner.case(one.ino)
+                except MayEnd:
+                    continue  # its row will meet it again
+                work.pulse()
+                first = case.names[0] if case is not None else None
+                if first and first.st and first.found and first.found.equal:
+                    agreed.append(Outcome(0, one.ino, examiner.stamp(first.st), RESYNCED))
+            connection.check(home)
+        return agreed
+
+
+def _depth(locator: Locator, one: Object) -> int | None:
+    """Of a directory, below home's root; None of anything else."""
+    if not stat.S_ISDIR(one.mode):
+        return None
+    path = locator.directory(one.ino)
+    return len(path) if path is not None else 0

@@ -1,0 +1,104 @@
+"""The first phase of a job: pending changes of names, in batches as the replay takes them off."""
+
+from __future__ import annotations
+
+import time
+
+from afmfs.gateway.execute import Directories
+from afmfs.gateway.home import Home
+from afmfs.gateway.intents import Intents
+from afmfs.gateway.journal import Outcome, Requeued
+from afmfs.gateway.settle import Settler
+from afmfs.gateway.steps import Steps
+from afmfs.gateway.work import Failed
+from afmfs.model.action import Batch
+from afmfs.model.coalesce import plan
+from afmfs.model.entry import DATA_OPS, Entry
+from afmfs.model.resync import Job
+
+PAGE = 4096
+"""Entries looked at in one step."""
+
+_NS = 10**9
+
+
+class Settling:
+    def __init__(self, steps: Steps, intents: Intents) -> None:
+        self._steps, self._intents = steps, intents
+        self._after = 0  # entries up to here are settled
+
+    def begin(self) -> None:
+        """Another job starts."""
+        self._after = 0
+
+    def step(self, job: Job) -> bool:
+        """Settle a batch; False if there is none. HomeAway, NoPoint: it is settled again."""
+        entries = self._unsettled(job)
+        if not entries:
+            return False
+        batch = plan(entries)
+        steps, ids = self._steps, batch.ids
+        with steps.contact.opened() as (connection, home):
+            with steps.progress.replaying(home):
+                steps.journal.take_off(ids)  # in-flight-durable
+                if not steps.point():  # durable-before-batch
+                    raise HomeAway(
+                        "Disconnected", "the cache's disk takes nothing: no durable point"
+                    )
+                steps.progress.begin(ids)
+                failed = self._settle(home, job, batch)
+                steps.sync(home)  # home-sync
+            connection.check(home)
+        steps.progress.end()
+        steps.point()  # outcome-after-durable
+        lost = {i for _, ids in failed for i in ids}
+        inos = {e.id: e.ino for e in entries}
+        requeued = [_requeued(i, exc) for exc, ids in failed for i in ids]
+        steps.land([Outcome(i, inos[i]) for i in ids if i not in lost], requeued)
+        return True
+
+    def _unsettled(self, job: Job) -> list[Entry]:
+        """First the changes of a batch that was interrupted, by themselves, as it was cut."""
+        steps, waiting = self._steps, self._steps.journal.requeued()
+
+        def wanted(e: Entry) -> bool:
+            due = e.id <= job.bound and e.id not in waiting
+            return due and e.op not in DATA_OPS and not steps.progress.executed(e.id)
+
+        for ids in steps.journal.flights().values():
+            entries = steps.view.entries(ids)
+            gone = set(ids) - {e.id for e in entries}
+            if gone:
+                steps.journal.never_executed(gone)
+            found = [e for e in entries if wanted(e)]
+            if found:
+                return found
+        while True:
+            page = steps.view.page(self._after, PAGE)
+            found = [e for e in page if wanted(e)]
+            if found or not page or page[0].id > job.bound:
+                return found
+            self._after = page[-1].id
+
+    def _settle(self, home: Home, job: Job, batch: Batch) -> list[tuple[Failed, tuple[int, ...]]]:
+        """What home refuses for now, with its entries."""
+        work = self._steps.work(home)
+        work.touched |= batch.touched
+        settler = Settler(
+            work, job, self._intents.number, lambda aside: self._intents.keep(job, aside)
+        )
+        failed = []
+        self._steps.progress.finish(batch.settled, 0, None)
+        for action in batch.names:
+            try:
+                settler.settle(action)
+            except Failed as exc:
+                failed.append((exc, action.ids))
+        self._intents.say(home, job)
+        Directories(work).finish()
+        return failed
+
+
+def _requeued(entry: int, failed: Failed) -> Requeued:
+    now, trouble = time.time_ns(), failed.trouble
+    return Requeued(entry, trouble.errno, trouble.reason, 1, now + _NS, now, failed.partial)
