@@ -62,10 +62,7 @@ class Draining:
                 work.rows = steps.view.rows(inos)  # sizes as they are before the point
                 reconciler = Reconciler(work, Examiner(work, self._book), self._book, job)
                 decided = self._decide(job, reconciler, dues, landed)
-                if not steps.point():
-                    raise HomeAway(
-                        "Disconnected", "the cache's disk takes nothing: no durable point"
-                    )
+                steps.point()
                 self._threads.run(lambda one: reconciler.execute(*one, landed), decided)
                 self._intents.say(home, job)
                 Directories(work).finish()

@@ -41,10 +41,7 @@ class Settling:
         with steps.contact.opened() as (connection, home):
             with steps.progress.replaying(home):
                 steps.journal.take_off(ids)  # in-flight-durable
-                if not steps.point():  # durable-before-batch
-                    raise HomeAway(
-                        "Disconnected", "the cache's disk takes nothing: no durable point"
-                    )
+                steps.point()  # durable-before-batch
                 steps.progress.begin(ids)
                 failed = self._settle(home, job, batch)
                 steps.sync(home)  # home-sync
