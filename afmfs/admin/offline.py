@@ -6,6 +6,7 @@ there.
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -26,6 +27,7 @@ from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
 from afmfs.errors import AfmError, Damaged
 from afmfs.model.entry import ROOT
+from afmfs.model.resync import Kind
 from afmfs.model.states import Facts, reason, shown
 
 
@@ -49,11 +51,16 @@ class OfflineCache:
         settings, cache = self._settings, self._cache
         counters = self._row("SELECT * FROM counters")
         first, queued_ns = self._first_entry()
+        job = json.loads(settings.get("job") or "null")
+        left = self._count_priority() if job else 0
         facts = Facts(
             mounted=False,
+            recovering=bool(job) and job["kind"] == Kind.RECOVERY,
+            resyncing=job["kind"] if job and job["kind"] != Kind.RECOVERY else "",
+            job_left=left,
             stopped=bool(int(settings.get("stopped") or 0)),
-            needs_resync=str(settings.get("needs_resync") or ""),
-            pending=counters["queue_length"],
+            needs_resync="" if job else str(settings.get("needs_resync") or ""),
+            pending=counters.pop("queue_length") + left,
             requeued=self._count_requeued(),
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
@@ -68,6 +75,7 @@ class OfflineCache:
                 gateway="-",
                 cache=self._path,
                 block_size=int(settings.get("block_size", 0)),
+                queue_length=facts.pending,
                 num_exec=int(settings.get("num_exec") or 0),
                 requeued=facts.requeued,
                 unrepresentable=unrepresentable,
@@ -122,6 +130,13 @@ class OfflineCache:
     def _last_entry(self) -> int:
         (last,) = self._cache.execute("SELECT coalesce(max(id), 0) FROM queue").fetchone()
         return int(last)
+
+    def _count_priority(self) -> int:
+        """Rows of the job that was under way."""
+        if self._gateway is None or not queue_report.has_priority(self._gateway):
+            return 0
+        (count,) = self._gateway.execute("SELECT count(*) FROM priority").fetchone()
+        return int(count)
 
     def _count_requeued(self) -> int:
         if self._gateway is None:

@@ -16,23 +16,30 @@ import trio
 
 from afmfs.cache.event_report import insert_event
 from afmfs.cache.pace import Pace
+from afmfs.cache.status import JobStatus
 from afmfs.errors import Refused
 from afmfs.gateway.protocol import Message
+from afmfs.model.resync import Kind
 
 if TYPE_CHECKING:
     from afmfs.cache.link import GatewayLink
     from afmfs.cache.store import Store
 
-RESYNC, FAILOVER, RECOVERY = "resync", "failover", "recovery"
-"""Kinds of job."""
+RESYNC, FAILOVER, RECOVERY = Kind.RESYNC, Kind.FAILOVER, Kind.RECOVERY
 
-_STARTED = {RESYNC: "afmResyncStart", FAILOVER: "afmFailoverStart", RECOVERY: "afmRecoveryStart"}
-_ENDED = {
+_STARTED: dict[str, str] = {
+    RESYNC: "afmResyncStart",
+    FAILOVER: "afmFailoverStart",
+    RECOVERY: "afmRecoveryStart",
+}
+_ENDED: dict[str, str] = {
     RESYNC: "afmManualResyncComplete",
     FAILOVER: "afmManualResyncComplete",
     RECOVERY: "afmRecoveryEnd",
 }
 """AFM has one name for the end of a resync, automatic or not, and of a failover."""
+
+_FAILED = "afmRecoveryFail"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +69,7 @@ class Jobs:
         self._post_run = post_run
         text = store.get("job") or ""
         self.current = Job(**json.loads(text)) if text else None
+        self._failed = 0  # the recovery that was said to have failed
         self.durable = True  # whether power loss would spare `current`
         self.pace = Pace()
         self._ending = trio.Lock()
@@ -131,20 +139,40 @@ class Jobs:
         return said if said is not None and job is not None and said["id"] == job.id else None
 
     @property
-    def left(self) -> int:
-        """Rows of the priority queue that are not done yet."""
-        return int(self.progress["left"]) if self.progress else 0
-
-    @property
     def planning(self) -> str:
         """The kind of the job whose plan is being written, or ''."""
         planning = self.progress is not None and self.progress["phase"] == "planning"
         return self.current.kind if self.current is not None and planning else ""
 
+    def status(self) -> JobStatus | None:
+        """What is shown of it."""
+        job, said = self.current, self.progress or {}
+        if job is None:
+            return None
+        now = time.monotonic()
+        objects, data = self.pace.rates(now)
+        left, bytes_left = int(said.get("left", 0)), int(said.get("bytes_left", 0))
+        times = [count / rate for count, rate in ((left, objects), (bytes_left, data)) if rate]
+        return JobStatus(
+            id=job.id,
+            kind=job.kind,
+            phase=str(said.get("phase", "due")),
+            manual=job.manual,
+            reason=job.reason,
+            left=left,
+            total=int(said.get("total", 0)),
+            bytes_left=bytes_left,
+            bytes_total=int(said.get("bytes_total", 0)),
+            requeued=int(said.get("requeued", 0)),
+            objects_per_second=round(objects, 1),
+            bytes_per_second=round(data, 1),
+            seconds_left=round(max(times), 1) if times else None,
+        )
+
     def note(self) -> None:
         """Progress was heard of."""
         said = self.progress
-        if said is not None:
+        if said is not None and said["phase"] != "planning":
             rows = said.get("total", 0) - said["left"]
             data = said.get("bytes_total", 0) - said.get("bytes_left", 0)
             self.pace.note(time.monotonic(), rows, data)
@@ -158,11 +186,27 @@ class Jobs:
             if job is not None and job.id == message["id"]:
                 with self._store as store:
                     store.put("job", "")
-                    insert_event(store.db, _ENDED[job.kind], self._summary(job, message))
+                    insert_event(store.db, *self._end_of(job, message))
                 self.current = None
                 # Only then may the gateway forget it: else power loss would start it anew.
                 await self._sync_wal()
         self._link.post({"type": "job_taken", "id": message["id"]})
+
+    def waits(self) -> None:
+        """Nothing of the job is left but what home refuses: a recovery has failed, for now."""
+        job = self.current
+        if job is not None and job.kind == RECOVERY and job.id != self._failed:
+            self._failed = job.id
+            reason = "home refuses changes; `queue` lists them"
+            with self._store as store:
+                insert_event(store.db, _FAILED, {"job": job.id, "reason": reason})
+
+    def _end_of(self, job: Job, message: Message) -> tuple[str, dict[str, Any]]:
+        """The event of a job's end."""
+        found, summary = self._store.get("needs_resync"), self._summary(job, message)
+        if job.kind == RECOVERY and found:  # what contradicts home is a resync's to repair
+            return _FAILED, summary | {"reason": found}
+        return _ENDED[job.kind], summary
 
     def _summary(self, job: Job, message: Message) -> dict[str, Any]:
         seconds = max(0.0, (time.time_ns() - job.started_ns) / 1e9)

@@ -17,6 +17,10 @@ queued            RFC 3339; age_seconds from then
 state             pending; executing: in the batch under way, or in doubt after an interruption;
                   requeued: refused by home, with tries, errno, reason, next_try; executed: done at
                   home, to leave the queue with the next durable point
+
+The priority queue comes first: what a resync, failover or recovery has still to see to. Its lines
+have "queue": "priority", op (Resync, Failover, Recovery), path, ino, the bytes to push, and state:
+waiting, running, or requeued as above.
 """
 
 from __future__ import annotations
@@ -46,10 +50,13 @@ def pages(
     now_ns: int,
     page: int = PAGE,
 ) -> Iterator[list[bytes]]:
-    """The lines of the listing, each with its newline, a page at a time; oldest entry first.
+    """The lines of the listing, each with its newline, a page at a time: the priority queue, then
+    the entries, oldest first.
 
     `gateway` is None where there is no gateway.db yet.
     """
+    if gateway is not None and has_priority(gateway):
+        yield from _priority(cache, gateway, page)
     after = 0
     while entries := _entries(cache, after, page):
         after = entries[-1].id
@@ -71,6 +78,38 @@ def _entries(cache: sqlite3.Connection, after: int, limit: int) -> list[Entry]:
         f"SELECT {ENTRY_COLUMNS} FROM queue WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
     ).fetchall()
     return [Entry(row[0], Op(row[1]), *row[2:]) for row in rows]
+
+
+def has_priority(gateway: sqlite3.Connection) -> bool:
+    """Not so where an older version has left it."""
+    found = gateway.execute("SELECT 1 FROM sqlite_master WHERE name='priority'").fetchone()
+    return found is not None
+
+
+def _priority(
+    cache: sqlite3.Connection, gateway: sqlite3.Connection, page: int
+) -> Iterator[list[bytes]]:
+    """What the job has still to see to, in the order in which it does."""
+    job = gateway.execute("SELECT record FROM job").fetchone()
+    op = str(json.loads(job[0])["kind"]).capitalize() if job else ""
+    after = -1
+    while rows := gateway.execute(
+        "SELECT n, ino, bytes, verdict, errno, reason, tries, next_try_ns FROM priority"
+        " WHERE n > ? ORDER BY n LIMIT ?",
+        (after, page),
+    ).fetchall():
+        after = rows[-1][0]
+        paths = _Paths(cache)
+        lines = []
+        for _, ino, size, verdict, *refused in rows:
+            fields: dict[str, Any] = {"queue": "priority", "op": op}
+            fields |= _path_fields("path", paths.of(ino)) | {"ino": ino, "bytes": size}
+            if refused[0] is not None:
+                fields |= _refused(*refused)
+            else:
+                fields["state"] = "running" if verdict else "waiting"
+            lines.append(json.dumps(fields).encode() + b"\n")
+        yield lines
 
 
 def _line(entry: Entry, paths: _Paths, progress: _Progress, now_ns: int) -> bytes:
@@ -196,12 +235,17 @@ class _Progress:
         if number in self._executed:
             return {"state": "executed"}
         if number in self._requeued:
-            code, reason, tries, next_try_ns = self._requeued[number]
-            return {
-                "state": "requeued",
-                "tries": tries,
-                "errno": errno.errorcode.get(code, str(code)) if code else None,
-                "reason": os.fsdecode(reason),  # a blob where a name in it is not UTF-8
-                "next_try": rfc3339(next_try_ns) if next_try_ns else None,
-            }
+            return _refused(*self._requeued[number])
         return {"state": "executing" if number in self._flight else "pending"}
+
+
+def _refused(
+    code: int | None, reason: str | bytes, tries: int, next_try_ns: int | None
+) -> dict[str, Any]:
+    return {
+        "state": "requeued",
+        "tries": tries,
+        "errno": errno.errorcode.get(code, str(code)) if code else None,
+        "reason": os.fsdecode(reason),  # a blob where a name in it is not UTF-8
+        "next_try": rfc3339(next_try_ns) if next_try_ns else None,
+    }

@@ -43,7 +43,7 @@ class Reporting(Hearing):
         return str(self.settings.mountpoint)
 
     def facts(self) -> Facts:
-        home, needs_resync, job = self._link.home, self.needs_resync, self.jobs.current
+        home, needs_resync, job = self._link.home, self.needs_resync, self.jobs.status()
         return Facts(
             stopped=self.stopped,
             planning=self.jobs.planning,
@@ -53,9 +53,11 @@ class Reporting(Hearing):
             recovering=job.kind == RECOVERY if job else self.recovering and not needs_resync,
             # What is found while a job runs is shown, and dealt with, after it.
             needs_resync="" if job else needs_resync,
-            pending=self._store.counters.queue_length + self.jobs.left,
-            requeued=home.requeued,
-            resyncing=job is not None and job.kind != RECOVERY,
+            pending=self._store.counters.queue_length + (job.left if job else 0),
+            requeued=home.requeued + (job.requeued if job else 0),
+            resyncing=job.kind if job and job.kind != RECOVERY else "",
+            job_total=job.total if job else 0,
+            job_left=job.left if job else 0,
             touched=self.touched,
         )
 
@@ -82,9 +84,10 @@ class Reporting(Hearing):
             cache=str(self.settings.cache),
             block_size=self.settings.block_size,
             queue_length=facts.pending,
-            num_exec=home.num_exec,
+            job=self.jobs.status(),
+            num_exec=home.num_exec + home.job_exec,
             executing=home.executing,
-            requeued=home.requeued,
+            requeued=facts.requeued,
             unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
             bytes_pending=counters.bytes_pending,
             dirty_bytes=self._dirty_bytes(),

@@ -27,6 +27,25 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobStatus:
+    """The resync, failover or recovery that is due or under way."""
+
+    id: int
+    kind: str  # resync, failover, recovery
+    phase: str  # due, settling, planning, pushing, waiting (only requeued objects are left), done
+    manual: bool
+    reason: str  # why it was started
+    left: int = 0  # objects
+    total: int = 0
+    bytes_left: int = 0
+    bytes_total: int = 0
+    requeued: int = 0  # objects that home refused, tried again later
+    objects_per_second: float = 0.0
+    bytes_per_second: float = 0.0
+    seconds_left: float | None = None  # at these rates; None while nothing moves
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """One fileset at one moment. Sizes are bytes, ages seconds, texts empty where unknown."""
 
@@ -47,6 +66,7 @@ class Status:
     block_size: int = 0
 
     queue_length: int = 0  # entries in both queues
+    job: JobStatus | None = None
     num_exec: int = 0  # entries executed since the mount
     executing: int = 0  # entries in the batch that is being executed
     requeued: int = 0  # entries that home refused, tried again later
@@ -118,7 +138,14 @@ def from_json(text: str | bytes) -> Status:
     fields = json.loads(text)
     if not isinstance(fields, dict):
         raise TypeError("not a status object")
-    return Status(**{name: fields[name] for name in Status.__dataclass_fields__ if name in fields})
+    known = _known(Status, fields)
+    if known.get("job") is not None:
+        known["job"] = JobStatus(**_known(JobStatus, known["job"]))
+    return Status(**known)
+
+
+def _known(kind: type[Status | JobStatus], fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: fields[name] for name in kind.__dataclass_fields__ if name in fields}
 
 
 def why_blocked(status: Status) -> str:
@@ -166,6 +193,18 @@ _GAUGES = {
 }
 
 
+_JOB_GAUGES = {
+    "left": "Objects that the resync, failover or recovery has still to see to.",
+    "total": "Objects in its plan.",
+    "bytes_left": "Bytes that it has still to push.",
+    "bytes_total": "Bytes in its plan.",
+    "requeued": "Objects that home refused, tried again later.",
+    "objects_per_second": "Objects done per second.",
+    "bytes_per_second": "Bytes pushed per second.",
+    "seconds_left": "Time left at this rate.",
+}
+
+
 def render_metrics(status: Status) -> bytes:
     """`status` in Prometheus's text format."""
     registry = CollectorRegistry(auto_describe=False)
@@ -191,10 +230,20 @@ class _Metrics(Collector):
         )
         executed.add_metric(values, status.num_exec)
         yield executed
+        if status.job is not None:
+            yield from self._of_job(status.job, [*names, "kind"], [*values, status.job.kind])
         state = GaugeMetricFamily("afmfs_state", "1 for the shown state.", labels=[*names, "state"])
         for word in State:
             state.add_metric([*values, word], word == status.state)
         yield state
+
+    def _of_job(self, job: JobStatus, names: list[str], values: list[str]) -> Iterator[Metric]:
+        for field, text in _JOB_GAUGES.items():
+            value = getattr(job, field)
+            if value is not None:
+                gauge = GaugeMetricFamily(f"afmfs_job_{field}", text, labels=names)
+                gauge.add_metric(values, value)
+                yield gauge
 
 
 def _label(text: str) -> str:

@@ -65,7 +65,9 @@ class Facts:
     needs_resync: str = ""  # the inconsistency that was found
     pending: int = 0  # entries in both queues
     requeued: int = 0  # of them: refused by home, tried again later
-    resyncing: bool = False
+    resyncing: str = ""  # the kind of the job under way: "resync", "failover"
+    job_total: int = 0  # rows that its plan has
+    job_left: int = 0  # of them: still to do, counted in `pending`
     touched: bool = False  # something but getstate has used the fileset since the mount
 
 
@@ -80,13 +82,22 @@ def reason(facts: Facts) -> str:
 
 
 def _dirty(facts: Facts) -> str:
-    if not facts.pending:
-        return "a resync is running"
-    noun = "entry is" if facts.pending == 1 else "entries are"
-    text = f"{facts.pending} {noun} pending"
+    parts = [_job(facts)] * bool(facts.resyncing)
+    pending = facts.pending - facts.job_left
+    if pending or not facts.resyncing:
+        noun = "entry is" if pending == 1 else "entries are"
+        parts.append(f"{pending} {noun} pending")
+    text = "; ".join(parts)
     if facts.requeued:
         text += f", {facts.requeued} of them requeued after an error at home"
     return text
+
+
+def _job(facts: Facts) -> str:
+    """How far a resync or failover is."""
+    if not facts.job_total:
+        return f"a {facts.resyncing} is running"
+    return f"a {facts.resyncing} is running: {facts.job_left} of {facts.job_total} objects are left"
 
 
 _Rule = tuple[State, Callable[[Facts], bool], Callable[[Facts], str]]
@@ -118,7 +129,7 @@ _RULES: tuple[_Rule, ...] = (
         lambda f: "what was under way when the last mount ended is being settled",
     ),
     (State.NEEDS_RESYNC, lambda f: bool(f.needs_resync), lambda f: f.needs_resync),
-    (State.DIRTY, lambda f: bool(f.pending) or f.resyncing, _dirty),
+    (State.DIRTY, lambda f: bool(f.pending or f.resyncing), _dirty),
     (
         State.FLUSH_ONLY,
         lambda f: f.mounted and f.link is Link.UNKNOWN,

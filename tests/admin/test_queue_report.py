@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
 import stat
@@ -18,6 +19,11 @@ CREATE TABLE outcome (seq INTEGER PRIMARY KEY AUTOINCREMENT, id, ino, home_size,
     home_ino, result);
 CREATE TABLE requeued (id INTEGER PRIMARY KEY, errno, reason, tries, next_try_ns, since_ns,
     pushing);
+"""
+PRIORITY = """
+CREATE TABLE job (id INTEGER PRIMARY KEY, record TEXT, phase TEXT, cursor, figures TEXT);
+CREATE TABLE priority (n INTEGER PRIMARY KEY, ino, bytes, verdict TEXT, trash, errno, reason TEXT,
+    tries, next_try_ns, since_ns);
 """
 NOW = 1_700_000_100_000_000_000
 THEN = NOW - 90_500_000_000
@@ -78,6 +84,36 @@ def test_a_line(cache: sqlite3.Connection, gateway: sqlite3.Connection) -> None:
             "state": "pending",
         }
     ]
+
+
+def test_the_priority_queue_comes_first(
+    cache: sqlite3.Connection, gateway: sqlite3.Connection
+) -> None:
+    for ino, name in ((16, b"dir"), (17, b"\xff"), (18, b"big"), (19, b"full")):
+        _name(cache, ROOT, name, ino)
+    _queue(cache, Op.WRITE, 18, end=5)
+    gateway.executescript(PRIORITY)
+    gateway.execute("INSERT INTO job VALUES (3, ?, 'pushing', 0, '')", ('{"kind": "failover"}',))
+    gateway.executemany(
+        "INSERT INTO priority VALUES (?,?,?,?,NULL,?,?,?,?,?)",
+        [
+            (1 << 50, 18, 5, None, None, None, None, None, None),
+            (0, 16, 0, "{}", None, None, None, None, None),
+            (7, 17, 9, None, None, None, None, None, None),
+            (8, 19, 4, "{}", errno.ENOSPC, "no room", 2, NOW, THEN),
+        ],
+    )
+    for page in (1, 2, 500):
+        found = [line for part in pages(cache, gateway, now_ns=NOW, page=page) for line in part]
+        first, second, full, big, entry = map(json.loads, found)
+        assert first == {
+            "queue": "priority", "op": "Failover", "path": "dir", "ino": 16, "bytes": 0,
+            "state": "running",
+        }  # fmt: skip
+        assert (second["path_hex"], second["state"], second["bytes"]) == ("ff", "waiting", 9)
+        assert full | {"state": "requeued", "errno": "ENOSPC", "reason": "no room"} == full
+        assert (full["tries"], full["next_try"]) == (2, rfc3339(NOW))
+        assert (big["ino"], entry["op"], entry["ino"]) == (18, "Write", 18)
 
 
 def test_names_are_those_of_the_entry_in_directories_of_now(cache: sqlite3.Connection) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from afmfs.cache.schema import SCHEMA
 from afmfs.cache.status import (
     CachedReport,
+    JobStatus,
     Status,
     cached_state,
     dirty_bytes,
@@ -45,6 +46,9 @@ def test_the_table_has_the_columns_of_afm() -> None:
     )
 
 
+JOB = JobStatus(id=3, kind="resync", phase="pushing", manual=True, reason="", left=40, total=100)
+
+
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
     short = replace(SEED, fileset="a-fileset-with-a-long-name", target="/h", state="Active")
     lines = render_state([SEED, short]).splitlines()
@@ -67,6 +71,8 @@ def test_json_comes_back() -> None:
     text = render_json(status)
     assert text.isascii()
     assert from_json(text) == status
+    with_job = replace(status, job=JOB)
+    assert from_json(render_json(with_job)) == with_job
     assert json.loads(text)["schema"] == 1
 
 
@@ -85,6 +91,10 @@ def test_metrics() -> None:
     assert f'afmfs_state{{{labels},state="Dirty"}} 1.0' in text
     assert f'afmfs_state{{{labels},state="Active"}} 0.0' in text
     assert "home_latency" not in text
+    assert "job" not in text
+    text = render_metrics(replace(SEED, job=JOB)).decode()
+    assert 'afmfs_job_left{device="fs1",fileset="sw1",kind="resync"} 40.0' in text
+    assert "job_seconds_left" not in text
 
 
 @pytest.mark.parametrize(

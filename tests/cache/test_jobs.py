@@ -64,6 +64,11 @@ def done(job: Message, **summary: Any) -> Message:
     }  # fmt: skip
 
 
+def progress(job: Message, phase: str, left: int, total: int, **more: Any) -> Message:
+    about = {"type": "progress", "id": job["id"], "phase": phase, "left": left, "total": total}
+    return about | {"bytes_left": left, "bytes_total": total, "requeued": 0} | more
+
+
 def events(fileset: Fileset, name: str) -> list[dict[str, Any]]:
     return [dict(event) for event in fileset.events() if event["name"] == name]
 
@@ -163,6 +168,38 @@ async def test_what_is_found_during_a_job_is_shown_after_it(office: Office, tmp_
         assert fileset.status().state == "Dirty"
         await gateway.say(**done(job))
         await until(fileset, state="NeedsResync")
+
+
+async def test_what_is_shown_of_a_job(office: Office, tmp_path: Path) -> None:
+    async with office.fileset(tmp_path) as fileset:
+        await make(fileset, b"f")
+        await needs_resync(fileset, office.gateway)
+        await fileset.resync(keep_uncached=False)
+        job = (await office.gateway.hear("job"))["job"]
+        status = fileset.status()
+        assert status.job
+        assert (status.state, status.job.phase, status.queue_length) == ("Dirty", "due", 1)
+        await office.gateway.say(**progress(job, "planning", 3, 3))
+        await until(fileset, state="QueueOnly", queue_length=4)
+        await office.gateway.say(**progress(job, "pushing", 2, 10, requeued=1, num_exec=8))
+        await until(fileset, state="Dirty", queue_length=3, requeued=1, num_exec=8)
+        status = fileset.status()
+        assert status.reason.startswith("a resync is running: 2 of 10 objects are left; 1 entry")
+        assert status.job
+        assert (status.job.id, status.job.left, status.job.total) == (job["id"], 2, 10)
+        await office.gateway.say(**progress(job | {"id": 99}, "pushing", 77, 77))  # of no job
+        await until(fileset, queue_length=1)
+
+
+async def test_a_recovery_is_shown_as_one(office: Office, tmp_path: Path) -> None:
+    async with office.fileset(tmp_path) as fileset:
+        await fileset.jobs.start("recovery")
+        assert fileset.status().state == "Recovery"
+        job = (await office.gateway.hear("job"))["job"]
+        await office.gateway.say(**done(job))
+        await until(fileset, state="Inactive")
+        names = [event["name"] for event in fileset.events()]
+        assert names[-2:] == ["afmRecoveryStart", "afmRecoveryEnd"]
 
 
 # -- the automatic resync ------------------------------------------------------------------------

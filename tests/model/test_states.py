@@ -20,7 +20,7 @@ TABLE = [
     (replace(QUIET, pending=1), State.DIRTY),
     (replace(QUIET, link=Link.UNKNOWN, pending=1), State.DIRTY),
     (replace(QUIET, touched=False, pending=1), State.DIRTY),
-    (replace(QUIET, resyncing=True), State.DIRTY),
+    (replace(QUIET, resyncing="resync"), State.DIRTY),
     (replace(QUIET, pending=1, needs_resync="a size"), State.NEEDS_RESYNC),
     (replace(QUIET, needs_resync="a size"), State.NEEDS_RESYNC),
     (replace(QUIET, needs_resync="a size", recovering=True), State.RECOVERY),
@@ -45,7 +45,7 @@ CALLS = [
     (State.RECOVERY, {"recovering": True}),
     (State.NEEDS_RESYNC, {"needs_resync": "why"}),
     (State.DIRTY, {"pending": 1}),
-    (State.DIRTY, {"resyncing": True}),
+    (State.DIRTY, {"resyncing": "failover"}),
     (State.FLUSH_ONLY, {"link": Link.UNKNOWN, "mounted": True}),
 ]
 RANK = {state: n for n, state in enumerate(State)}
@@ -61,7 +61,7 @@ facts_ = st.builds(
     needs_resync=st.sampled_from(["", "a.txt changed at home"]),
     pending=st.integers(0, 3),
     requeued=st.integers(0, 3),
-    resyncing=st.booleans(),
+    resyncing=st.sampled_from(["", "resync", "failover"]),
     touched=st.booleans(),
 )
 
@@ -88,6 +88,17 @@ def test_reason_says_how_much_is_pending() -> None:
         "9 entries are pending, 2 of them requeued after an error at home"
     )
     assert reason(replace(QUIET, link=Link.DISCONNECTED, link_reason="EIO")) == "EIO"
+
+
+def test_reason_says_how_far_a_job_is() -> None:
+    job = replace(QUIET, resyncing="failover")
+    assert reason(job) == "a failover is running"
+    job = replace(job, pending=7, job_left=7, job_total=9)
+    assert reason(job) == "a failover is running: 7 of 9 objects are left"
+    assert reason(replace(job, pending=8, requeued=2)) == (
+        "a failover is running: 7 of 9 objects are left; 1 entry is pending,"
+        " 2 of them requeued after an error at home"
+    )
 
 
 def test_the_enumeration_is_the_order_of_precedence() -> None:
