@@ -20,7 +20,9 @@ from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
 from afmfs.gateway.replay import Replay
 from afmfs.gateway.reports import Maker, Reports
+from afmfs.gateway.restore import Restorer
 from afmfs.gateway.threads import Threads
+from afmfs.gateway.trash_requests import TrashRequests
 from afmfs.gateway.view import View
 
 log = logging.getLogger(__name__)
@@ -135,11 +137,22 @@ class _Engine:
             self.replay.priority.due,
             with_xattrs=bool(tunables.get("xattrs", False)),
         )  # fmt: skip
+        replay = self.replay
+        self.trash = TrashRequests(
+            journal, replay.book, self.contact, replay.priority,
+            Restorer(
+                journal, replay.book, self.view, self.progress, self.contact,
+                replay.priority.due, replay.tell_outcomes,
+                with_xattrs=bool(tunables.get("xattrs", False)),
+            ),
+            say,
+        )  # fmt: skip
         self.reports = Reports(self._makers(), directory, send)
 
     def _makers(self) -> dict[str, Maker]:
         """What makes each kind of report."""
         return {
+            "trash": self.trash.listing,
             "dry-run": DryRun(self.view, self.contact, self.replay.book, self.replay.work).rows,
         }
 
@@ -148,6 +161,8 @@ class _Engine:
         match message["type"]:
             case "report":
                 self.reports.submit(message)
+            case "restore" | "empty":
+                self.trash.submit(message)
             case "fetch" | "list":
                 self.fetches.submit(message)
             case "point_done":
@@ -181,7 +196,9 @@ class _Engine:
         self.threads.close()
         for thread in self.running:
             thread.join(within_s)
-        if not reported or any(thread.is_alive() for thread in self.running):
+        if not (reported and self.trash.stop()) or any(
+            thread.is_alive() for thread in self.running
+        ):
             return False
         self.view.close()
         self.journal.close()

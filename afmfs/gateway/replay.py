@@ -403,7 +403,10 @@ class Replay:
             self._window.rewind()
         self.num_exec += len(executed)
         if executed:
-            self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
+            self.tell_outcomes(seq)
+
+    def tell_outcomes(self, seq: int) -> None:
+        self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
 
     def _point(self) -> bool:
         """Ask for a durable point and wait for it; whether it was made."""
@@ -432,7 +435,7 @@ class Replay:
         else:
             seq = self._journal.land([Outcome(entry, rows[0].ino, None, DROPPED)])
             self._progress.unmark([entry])
-            self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
+            self.tell_outcomes(seq)
         self._send(answer)
 
     def send_status(self) -> None:

@@ -15,7 +15,7 @@ import sqlite3
 import stat
 import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import NamedTuple
 
 from afmfs.gateway.aside import Pulse, copy_aside
@@ -30,7 +30,7 @@ INDEX = b"index"
 INTENDED, MOVED, RESTORING, RESTORED = "intended", "moved", "restoring", "restored"
 
 _LAST_NUMBER = "trash_number"
-_DESTINATION = "restored:%d"
+_DESTINATION, _DESTINATIONS = "restored:%d", "restored:*"
 _PAGE = 1000
 
 
@@ -101,19 +101,31 @@ class TrashBook:
         """It was gone from home before it could be moved: there is nothing to tell of."""
         db.execute("DELETE FROM trash WHERE number=? AND state=?", (number, INTENDED))
 
-    def rows(self, job: int | None = None) -> Iterator[Trashed]:
+    def rows(self, job: int | None = None, after: int = 0) -> Iterator[Trashed]:
         """All of a job, or of all of them, by number. Holds no lock between two pages."""
-        number = 0
         while True:
             found = self._journal.query(
                 "SELECT * FROM trash WHERE number>? AND (? IS NULL OR job=?)"
                 " ORDER BY number LIMIT ?",
-                (number, job, job, _PAGE),
+                (after, job, job, _PAGE),
             )
             if not found:
                 return
             yield from map(Trashed._make, found)
-            number = found[-1][0]
+            after = found[-1][0]
+
+    def thrown_away(self, job: int, left: Set[int]) -> None:
+        """All of a job's entries but those that are left are gone from the trash."""
+        gone = [(row.number,) for row in self.rows(job) if row.number not in left]
+        with self._journal.transaction() as db:
+            db.execute("CREATE TEMP TABLE IF NOT EXISTS gone (number INTEGER PRIMARY KEY)")
+            db.executemany("INSERT INTO gone VALUES (?)", gone)
+            db.execute("UPDATE nulled SET trash=NULL WHERE trash IN (SELECT number FROM gone)")
+            db.execute("DELETE FROM trash WHERE number IN (SELECT number FROM gone)")
+            db.executemany(
+                "DELETE FROM state WHERE key=?", [(_DESTINATION % number,) for (number,) in gone]
+            )
+            db.execute("DELETE FROM gone")
 
     def in_state(self, state: str) -> list[Trashed]:
         rows = self._journal.query("SELECT * FROM trash WHERE state=? ORDER BY number", (state,))
@@ -130,6 +142,16 @@ class TrashBook:
         not restored, or that was taken in."""
         found: bytes | None = self._journal.get(_DESTINATION % number)
         return found
+
+    def untaken(self, last: int) -> list[Trashed]:
+        """Entries up to a number that were restored, or are being, and are not taken in."""
+        keys = self._journal.query("SELECT key FROM state WHERE key GLOB ?", (_DESTINATIONS,))
+        numbers = [int(key.partition(":")[2]) for (key,) in keys]
+        rows = self._journal.query(
+            "SELECT * FROM trash WHERE number IN (SELECT value FROM json_each(?))",
+            (json.dumps([number for number in numbers if number <= last]),),
+        )
+        return list(map(Trashed._make, rows))
 
     @staticmethod
     def set_destination(db: sqlite3.Connection, number: int, path: bytes) -> None:
