@@ -41,6 +41,8 @@ class Hearing:
 
     def __init__(self) -> None:
         self.recovering = False
+        self._refused = False  # home refused a change since the recovery began
+        self._told = ""  # the event that last told of home
         self.connected_since = ""
         self.last_error = ""
         self.settled_through = 0  # as the gateway said
@@ -124,14 +126,20 @@ class Hearing:
             store.put("tokens", json.dumps([store.get("token")]))
             store.put("statvfs", json.dumps(message["statvfs"]))
             store.put("properties", json.dumps(message["properties"]))
-        self.record_event("afmHomeConnected", target=self.settings.target)
+        self._tell_of_home("afmHomeConnected", target=self.settings.target)
 
     async def _on_away(self, message: Message) -> None:
         self.connected_since = ""
         self.last_error = message["reason"]
         unmounted = message.get("state", "Unmounted") == "Unmounted"
         name = "afmFilesetUnmounted" if unmounted else "afmHomeDisconnected"
-        self.record_event(name, reason=message["reason"])
+        self._tell_of_home(name, reason=message["reason"])
+
+    def _tell_of_home(self, name: str, **detail: str) -> None:
+        """Each change once: a gateway that was started anew, or another reason, is none."""
+        if name != self._told:
+            self._told = name
+            self.record_event(name, **detail)
 
     async def _on_point(self, message: Message) -> None:
         try:
@@ -162,18 +170,31 @@ class Hearing:
         await self._durable.sync_wal()
         self.post_run()
         self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
+        self._end_recovery(self.needs_resync)
 
     async def _on_progress(self, message: Message) -> None:
         self.jobs.note()
-        if message["phase"] == "done":
+        if message["phase"] == "waiting":
+            self.jobs.waits()
+        elif message["phase"] == "done":
             await self._retirement.take_over()  # what the job did is known here when it ends
             await self.jobs.done(message)
 
     async def _on_status(self, message: Message) -> None:
         self.settled_through = message.get("through") or 0 if message["settled"] else 0
-        if self.recovering and not message.get("in_doubt", 0):
+        left, stuck = message.get("in_doubt", 0), message["settled"] and message["requeued"]
+        if not left or stuck:
+            refused = "home refuses changes that were under way; `queue` lists them"
+            self._end_recovery(self.needs_resync or (refused if left or self._refused else ""))
+
+    def _end_recovery(self, failure: str) -> None:
+        """What an unclean stop had left in doubt is settled, or won't be by itself."""
+        if self.recovering:
             self.recovering = False
-            self.record_event("afmRecoveryEnd")
+            if failure:
+                self.record_event("afmRecoveryFail", reason=failure)
+            else:
+                self.record_event("afmRecoveryEnd")
 
     async def _on_ended(self, message: Message) -> None:
         """A gateway ended by itself; the next one is being started."""
@@ -184,4 +205,5 @@ class Hearing:
     async def _on_event(self, message: Message) -> None:
         if message["name"] == "afmCmdRequeued":
             self.last_error = str(message["detail"].get("reason", ""))
+            self._refused |= self.recovering
         self.record_event(message["name"], **message["detail"])
