@@ -16,7 +16,8 @@ from click.shell_completion import CompletionItem
 
 from afmfs.admin import find
 from afmfs.admin.access import Access, Hung
-from afmfs.admin.steer import Failure, Request, run
+from afmfs.admin.request import Failure, Request
+from afmfs.admin.steer import run
 from afmfs.cache.command_line import LATER, Command, later, unknown
 from afmfs.cache.commands import TABLE, help_text
 from afmfs.errors import UnknownCommand

@@ -65,7 +65,8 @@ class OfflineCache:
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
         last = self._last_entry()
-        return with_block(
+        return with_write_stats(
+            with_block(
             Status(
                 device=str(settings.get("device", "")),
                 fileset=str(settings.get("fileset", "")),

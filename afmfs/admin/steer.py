@@ -2,59 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import shlex
 import sqlite3
 import sys
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import IO, Any
+from collections.abc import Callable, Iterable
 
-import click
-
-from afmfs.admin.access import Access, Reply
-from afmfs.admin.find import Fileset, Found, Mount, explain, find, read_status
+from afmfs.admin.access import Access
+from afmfs.admin.find import Fileset, Found, explain, find
+from afmfs.admin.flush import flush_and_wait
 from afmfs.admin.offline import OfflineCache, open_cache
-from afmfs.admin.progress import progress
-from afmfs.admin.wait import AWAY_SECONDS, pauses, wait
-from afmfs.cache.command_line import Command, relative
+from afmfs.admin.request import Failure, Request, control, emit
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
 from afmfs.errors import AfmError, UnknownCommand
-
-
-class Failure(click.ClickException):
-    """The command failed or was refused: exit status 1."""
-
-    exit_code = 1
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        emit(f"afmctl: {self.message}\n", sys.stderr)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    command: Command
-    device: str
-    fileset: str | None = None
-    arguments: tuple[str, ...] = ()
-    flags: frozenset[str] = frozenset()
-    values: Mapping[str, str] = field(default_factory=dict)
-    timeout: float | None = None  # seconds, of --wait
-
-    @property
-    def as_json(self) -> bool:
-        return "--json" in self.flags
-
-
-def emit(text: str, stream: Any = None) -> None:
-    """Print text in which surrogates stand for bytes."""
-    stream = stream or sys.stdout
-    stream.flush()
-    stream.buffer.write(os.fsencode(text))
-    stream.flush()
 
 
 def run(request: Request, connect: Callable[[], Access] = Access) -> None:
@@ -90,7 +50,8 @@ def _getstate(request: Request, found: Found) -> None:
 def _show_state(request: Request, statuses: list[Status]) -> None:
     """One fileset as JSON is the object of its status.json, several are a list of them."""
     if not request.as_json:
-        emit(render_state(statuses))
+        render = render_write_stats if STATS in request.flags else render_state
+        emit(render(statuses))
     elif len(statuses) == 1:
         emit(render_json(statuses[0]))
     else:
@@ -106,9 +67,9 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
         if name == "queue":
             _stream(access.chunks(mount.path("queue")))
         elif "--wait" in request.flags:
-            _flush_and_wait(request, mount, access)
+            flush_and_wait(request, mount, access)
         else:
-            emit(_control(request, mount, access))
+            emit(control(request, mount, access))
     except BrokenPipeError:  # whoever reads our output has seen enough
         raise
     except OSError as error:
@@ -119,81 +80,6 @@ def _stream(chunks: Iterable[bytes]) -> None:
     for chunk in chunks:
         sys.stdout.buffer.write(chunk)
     sys.stdout.flush()
-
-
-def _control(request: Request, mount: Mount, access: Access) -> str:
-    """The text of the reply to a command. Refusal or UnknownCommand if it is refused."""
-    arguments = request.arguments
-    if request.command.name == "cached":
-        arguments = (_inside(arguments[0], mount, access),)
-    options = sorted(request.flags - {"--wait"})
-    options += [f"{option}={value}" for option, value in request.values.items()]
-    line = shlex.join([request.command.name, *options, "--", *arguments])
-    if not arguments:
-        line = shlex.join([request.command.name, *options])
-    reply = access.command(mount.path("control"), line + "\n")
-    if reply.errno == errno.EINVAL:  # the words make no command: wrong usage
-        raise UnknownCommand(reply.text.strip() or os.strerror(reply.errno))
-    if reply.errno:
-        raise Refusal(reply, mount)
-    return reply.text
-
-
-class Refusal(Failure):
-    """The mount refused the command."""
-
-    def __init__(self, reply: Reply, mount: Mount) -> None:
-        self.errno = reply.errno
-        super().__init__(reply.text.strip() or f"{mount.point}: {os.strerror(reply.errno)}")
-
-
-def _inside(path: str, mount: Mount, access: Access) -> str:
-    """PATH relative to the fileset's root: the mount may know itself by another mount point."""
-    try:
-        names = relative(path, mount.point)
-    except UnknownCommand:
-        head, tail = os.path.split(path.rstrip("/"))
-        names = relative(os.path.join(access.realpath(head), tail), mount.point)
-    return "/".join(names) or "."
-
-
-# -- flushPending --wait -------------------------------------------------------------------------
-
-
-class _Clock:
-    def now(self) -> float:
-        return time.monotonic()
-
-    def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
-
-
-def _flush_and_wait(request: Request, mount: Mount, access: Access) -> None:
-    clock = _Clock()
-    started = clock.now()
-    patience = min(AWAY_SECONDS, AWAY_SECONDS if request.timeout is None else request.timeout)
-    text = _flush(lambda: _control(request, mount, access), patience, clock)
-    through = int(text.rstrip().rpartition(" ")[2])
-    left = None if request.timeout is None else max(0.0, request.timeout - (clock.now() - started))
-    with progress(through) as show:
-        found = wait(lambda: read_status(mount, access), through, left, clock, show)
-    if not found.ok:
-        raise Failure(f"flushPending: {found.text}")
-    emit(text)
-
-
-def _flush(ask: Callable[[], str], patience: float, clock: _Clock) -> str:
-    """Ask for the flush; while home is away ask again, as it may have just come back."""
-    started = clock.now()
-    for pause in pauses():
-        try:
-            return ask()
-        except Refusal as refusal:
-            left = started + patience - clock.now()
-            if refusal.errno != errno.EHOSTDOWN or left <= 0:
-                raise
-            clock.sleep(min(pause, left))
-    raise AssertionError("pauses never end")
 
 
 # -- a cache directory ---------------------------------------------------------------------------
