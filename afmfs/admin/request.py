@@ -1,4 +1,4 @@
-"""What afmctl was asked to do, and how a mount is asked: a command to it, its reply, its refusal."""
+"""What afmctl was asked to do, and how a mount is asked: command, reply, refusal."""
 
 from __future__ import annotations
 
