@@ -25,6 +25,7 @@ from afmfs.cache.schema import INODE_COLUMNS, VERSION
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
+from afmfs.cache.write_stats import with_write_stats
 from afmfs.errors import AfmError, Damaged
 from afmfs.model.entry import ROOT
 from afmfs.model.resync import Kind
@@ -65,28 +66,26 @@ class OfflineCache:
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
         last = self._last_entry()
-        return with_write_stats(
-            with_block(
-            Status(
-                device=str(settings.get("device", "")),
-                fileset=str(settings.get("fileset", "")),
-                target=str(settings.get("target", "")),
-                state=shown(facts),
-                reason=reason(facts),
-                gateway="-",
-                cache=self._path,
-                block_size=int(settings.get("block_size", 0)),
-                queue_length=facts.pending,
-                num_exec=int(settings.get("num_exec") or 0),
-                requeued=facts.requeued,
-                unrepresentable=unrepresentable,
-                dirty_bytes=dirty_bytes(cache),
-                oldest_pending_seconds=max(0.0, (time.time_ns() - queued_ns) / 1e9) if first else 0,
-                last_entry=last,
-                flushed_through=first - 1 if first else last,
-                **counters,
-            )
+        status = Status(
+            device=str(settings.get("device", "")),
+            fileset=str(settings.get("fileset", "")),
+            target=str(settings.get("target", "")),
+            state=shown(facts),
+            reason=reason(facts),
+            gateway="-",
+            cache=self._path,
+            block_size=int(settings.get("block_size", 0)),
+            queue_length=facts.pending,
+            num_exec=int(settings.get("num_exec") or 0),
+            requeued=facts.requeued,
+            unrepresentable=unrepresentable,
+            dirty_bytes=dirty_bytes(cache),
+            oldest_pending_seconds=max(0.0, (time.time_ns() - queued_ns) / 1e9) if first else 0,
+            last_entry=last,
+            flushed_through=first - 1 if first else last,
+            **counters,
         )
+        return with_write_stats(with_block(status), 0)
 
     def queue_lines(self) -> Iterator[bytes]:
         return queue_report.lines(self._cache, self._gateway, now_ns=time.time_ns())

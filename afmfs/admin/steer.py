@@ -12,8 +12,10 @@ from afmfs.admin.find import Fileset, Found, explain, find
 from afmfs.admin.flush import flush_and_wait
 from afmfs.admin.offline import OfflineCache, open_cache
 from afmfs.admin.request import Failure, Request, control, emit
+from afmfs.cache.commands import STATS
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
+from afmfs.cache.write_stats import render_write_stats
 from afmfs.errors import AfmError, UnknownCommand
 
 

@@ -43,9 +43,12 @@ from afmfs.cache.command_line import (
 )
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
+from afmfs.cache.write_stats import render_write_stats
 from afmfs.errors import AfmError, Refused
 from afmfs.model.entry import ROOT
 from afmfs.model.states import AWAY, State
+
+STATS = "--write-stats"
 
 QUEUE_LINES = 1000
 """Entries in the reply to `queue`; `.afm/queue` has them all."""
@@ -124,7 +127,9 @@ async def resolve(fileset: Steered, path: str) -> int:
 
 async def _getstate(fileset: Steered, words: Words) -> str:
     status = fileset.status()
-    return render_json(status) if "--json" in words.flags else render_state([status])
+    if "--json" in words.flags:
+        return render_json(status)
+    return render_write_stats([status]) if STATS in words.flags else render_state([status])
 
 
 async def _flush(fileset: Steered, words: Words) -> str:
@@ -209,9 +214,12 @@ _COMMANDS = (
         summary="Show the state, the gateway and the queue's length",
         group=WATCH,
         handler=_getstate,
-        flags={"--json": "everything that is known, as in .afm/status.json"},
+        flags={
+            "--json": "everything that is known, as in .afm/status.json",
+            STATS: "what is written to home: how much, how fast, and what is left",
+        },
         details="The state follows from what is pending and where home is; --json has the reason.",
-        examples=("getstate", "getstate -j sw1 --json"),
+        examples=("getstate", "getstate -j sw1 --json", "getstate --write-stats"),
         activates=False,
         unmounted=True,
     ),

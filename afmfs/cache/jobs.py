@@ -69,6 +69,8 @@ class Jobs:
         self._post_run = post_run
         text = store.get("job") or ""
         self.current = Job(**json.loads(text)) if text else None
+        self.pushed = 0  # bytes, by all jobs since the mount
+        self._noted = (0, 0)  # job, and its bytes that are counted in it
         self._failed = 0  # the recovery that was said to have failed
         self.durable = True  # whether power loss would spare `current`
         self.pace = Pace()
@@ -115,6 +117,7 @@ class Jobs:
     def took(self, job: Job) -> None:
         """The transaction with the job is committed."""
         self.current, self.durable, self.pace = job, False, Pace()
+        self._noted = (job.id, 0)
 
     async def announce(self) -> None:
         """Make the job durable, then tell the gateway: it must never know of one that power loss
@@ -176,6 +179,9 @@ class Jobs:
             rows = said.get("total", 0) - said["left"]
             data = said.get("bytes_total", 0) - said.get("bytes_left", 0)
             self.pace.note(time.monotonic(), rows, data)
+            if self._noted[0] == said["id"]:  # else it began before the mount
+                self.pushed += max(0, data - self._noted[1])
+            self._noted = (said["id"], data)
 
     # -- ending ----------------------------------------------------------------------------------
 

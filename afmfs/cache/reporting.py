@@ -20,6 +20,7 @@ from afmfs.cache.hearing import Hearing
 from afmfs.cache.jobs import RECOVERY
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
+from afmfs.cache.write_stats import with_write_stats
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class Reporting(Hearing):
             connected_since=self.connected_since,
             last_error=self.last_error,
         )
-        return with_block(status)
+        written = self._retirement.bytes + self.jobs.pushed
+        return with_write_stats(with_block(status), written)
 
     def _dirty_bytes(self) -> int:
         counters = self._store.counters

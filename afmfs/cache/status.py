@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -88,6 +88,12 @@ class Status:
     report: dict[str, Any] | None = None  # the last one asked for: number, kind, started, running,
     # errno and reason (of one that failed)
 
+    # Both streams to home, the queue's and the job's; see `afmfs.cache.write_stats`.
+    written_bytes: int = 0  # since the mount
+    write_bytes_left: int = 0
+    write_bytes_per_second: float = 0.0
+    write_seconds_left: float | None = 0.0  # at this rate; None while nothing moves
+
     cached_bytes: int = 0  # whole cached blocks, the last cut at the end of its file
     cache_free_bytes: int = 0
     inodes: int = 0
@@ -109,10 +115,15 @@ _COLUMNS = {
 
 def render_state(statuses: Iterable[Status]) -> str:
     """The table of getstate. A header's ruler is as long as the header, as AFM draws it."""
-    rows = [[_cell(getattr(s, field)) for field in _COLUMNS.values()] for s in statuses]
-    table: list[Sequence[str]] = [[*_COLUMNS], ["-" * len(name) for name in _COLUMNS], *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "".join(_line(row, widths) for row in table)
+    return table(_COLUMNS, ([getattr(s, field) for field in _COLUMNS.values()] for s in statuses))
+
+
+def table(names: Collection[str], rows: Iterable[Iterable[object]]) -> str:
+    """Columns as wide as their widest cell, below a header with its ruler."""
+    cells = [[_cell(one) for one in row] for row in rows]
+    lines: list[Sequence[str]] = [[*names], ["-" * len(name) for name in names], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "".join(_line(line, widths) for line in lines)
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
@@ -186,6 +197,9 @@ _GAUGES = {
     "oldest_pending_seconds": "Age of the oldest pending entry.",
     "entries_per_second": "Entries replayed per second.",
     "bytes_per_second": "Bytes replayed per second.",
+    "write_bytes_left": "Bytes that home has yet to get, from the queue and from a job.",
+    "write_bytes_per_second": "Bytes that home gets per second.",
+    "write_seconds_left": "Time until it has them, at this rate.",
     "cached_bytes": "Bytes of cached blocks.",
     "cache_free_bytes": "Bytes free on the cache's file system.",
     "inodes": "Objects known to the cache.",
@@ -230,6 +244,11 @@ class _Metrics(Collector):
         )
         executed.add_metric(values, status.num_exec)
         yield executed
+        written = CounterMetricFamily(
+            "afmfs_written_bytes", "Bytes that home got since the mount.", labels=names
+        )
+        written.add_metric(values, status.written_bytes)
+        yield written
         if status.job is not None:
             yield from self._of_job(status.job, [*names, "kind"], [*values, status.job.kind])
         state = GaugeMetricFamily("afmfs_state", "1 for the shown state.", labels=[*names, "state"])
