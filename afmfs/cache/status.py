@@ -197,7 +197,7 @@ _GAUGES = {
     "oldest_pending_seconds": "Age of the oldest pending entry.",
     "entries_per_second": "Entries replayed per second.",
     "bytes_per_second": "Bytes replayed per second.",
-    "write_bytes_left": "Bytes that home has yet to get, from the queue and from a job.",
+    "write_bytes_left": "Bytes that home has yet to get.",
     "write_bytes_per_second": "Bytes that home gets per second.",
     "write_seconds_left": "Time until it has them, at this rate.",
     "cached_bytes": "Bytes of cached blocks.",
