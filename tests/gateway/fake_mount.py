@@ -252,7 +252,7 @@ class FakeMount:
             self.on_point()
             assert self.gateway is not None
             self.gateway.receive({"type": "point_done", "rid": message["rid"], "ok": self.point_ok})
-        elif message["type"] in ("fetched", "listed", "dropped"):
+        elif message["type"] in ("fetched", "listed", "dropped", "restored", "emptied"):
             self.replies[message["rid"]] = message, data
             self.messages.put(message)
         else:
@@ -304,6 +304,9 @@ class FakeMount:
             self.db.execute("DELETE FROM queue WHERE id=?", (entry,))
             if mtime is not None:
                 self.update(ino, home_size=size, home_mtime=mtime, home_ino=home_ino)
+            self.db.execute(
+                "UPDATE inode SET retired=max(retired, ?) WHERE ino=?", (entry or 0, ino)
+            )
             if result == "unrepresentable":
                 self.db.execute(
                     "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (ino, 1, code)
