@@ -23,6 +23,7 @@ from afmfs.gateway.reports import Maker, Reports
 from afmfs.gateway.restore import Restorer
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash_requests import TrashRequests
+from afmfs.gateway.verify import Verify
 from afmfs.gateway.view import View
 
 log = logging.getLogger(__name__)
@@ -147,11 +148,13 @@ class _Engine:
             ),
             say,
         )  # fmt: skip
-        self.reports = Reports(self._makers(), directory, send)
+        self.reports = Reports(self._makers(cache, directory), directory, send)
 
-    def _makers(self) -> dict[str, Maker]:
+    def _makers(self, cache: Path, directory: Path) -> dict[str, Maker]:
         """What makes each kind of report."""
+        due = self.replay.priority.due
         return {
+            "verify": Verify(self.view, self.progress, self.contact, cache, directory, due),
             "trash": self.trash.listing,
             "dry-run": DryRun(self.view, self.contact, self.replay.book, self.replay.work).rows,
         }
