@@ -13,16 +13,19 @@ import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from afmfs.cache.event_report import Event
 from afmfs.cache.inode import Inode
 from afmfs.cache.status import CachedReport, Status
 from afmfs.errors import AfmError, UnknownCommand
+from afmfs.model.entry import ROOT
 from afmfs.model.states import State
 
 if TYPE_CHECKING:
     from afmfs.cache.callbacks import Callbacks
+    from afmfs.cache.evict import Evictions
+    from afmfs.cache.trash import TrashDesk
 
 
 class Steered(Protocol):
@@ -34,13 +37,20 @@ class Steered(Protocol):
     @property
     def callbacks(self) -> Callbacks: ...
 
+    @property
+    def trash(self) -> TrashDesk: ...
+
     def status(self) -> Status: ...
     def touch(self) -> None: ...  # activates an Inactive fileset
     def flush_pending(self) -> int: ...  # the number through which it flushes
     def stop(self) -> None: ...
     def start(self) -> None: ...
     def resume_requeued(self) -> int: ...  # entries that are tried again
+    @property
+    def evictions(self) -> Evictions: ...
+
     async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
+    def start_report(self, kind: str, **options: Any) -> int: ...  # its number
     def set_auto_resync(self, *, on: bool) -> None: ...  # durable on return
     async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
     async def lookup(self, parent: int, name: bytes) -> Inode: ...
@@ -57,6 +67,7 @@ class Words:
     arguments: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
     values: Mapping[str, str] = field(default_factory=dict)
+    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 Handler = Callable[[Steered, Words], Awaitable[str]]
@@ -74,6 +85,7 @@ class Command:
     values: Mapping[str, tuple[str, str]] = field(
         default_factory=dict
     )  # option: value's name, help
+    repeats: frozenset[str] = frozenset()  # those of `values` that may be given several times
     details: str = ""
     examples: tuple[str, ...] = ()  # as afmctl takes them, after the device
     activates: bool = True
@@ -86,7 +98,10 @@ class Command:
     @property
     def syntax(self) -> str:
         options = [f"[{flag}]" for flag in self.flags]
-        options += [f"[{option} {value}]" for option, (value, _) in self.values.items()]
+        options += [
+            f"[{option} {value}]{'...' if option in self.repeats else ''}"
+            for option, (value, _) in self.values.items()
+        ]
         return " ".join([self.name, *options, *self.parameters])
 
     @property
@@ -155,6 +170,7 @@ def _sort(command: Command, rest: Sequence[str]) -> Words:
     arguments: list[str] = []
     flags: set[str] = set()
     values: dict[str, str] = {}
+    repeated: dict[str, tuple[str, ...]] = {}
     words, literal = iter(rest), False
     for word in words:
         option, equals, value = word.partition("=")
@@ -165,13 +181,19 @@ def _sort(command: Command, rest: Sequence[str]) -> Words:
         elif word in command.flags:
             flags.add(word)
         elif option in command.values:
-            values[option] = value if equals else next(words, "")
+            value = value if equals else next(words, "")
+            if option in command.repeats and value:
+                repeated[option] = (*repeated.get(option, ()), value)
+            elif option in values:
+                raise UnknownCommand(f"{option} is given twice; syntax: {command.syntax}")
+            else:
+                values[option] = value
         else:
             raise UnknownCommand(f"unknown option {word}; syntax: {command.syntax}")
     least, most = command.arity
     if not least <= len(arguments) <= most or not all(values.values()):
         raise UnknownCommand(f"wrong arguments; syntax: {command.syntax}")
-    return Words(command, tuple(arguments), frozenset(flags), values)
+    return Words(command, tuple(arguments), frozenset(flags), values, repeated)
 
 
 def number(text: str, what: str) -> int:
@@ -210,3 +232,17 @@ def relative(path: str, mount_point: str) -> list[str]:
     if ".." in names:
         raise UnknownCommand(f"{path} leads out of the fileset")
     return names
+
+
+async def resolve(fileset: Steered, path: str) -> int:
+    """The inode at `path`, following no symbolic link. AfmError with the errno of `lookup`."""
+    if not path:
+        raise AfmError("an empty path names nothing", errno=errno.ENOENT)
+    ino = ROOT
+    try:
+        for name in relative(path, fileset.mount_point):
+            ino = (await fileset.lookup(ino, os.fsencode(name))).ino
+    except OSError as error:
+        code = error.errno or errno.EIO
+        raise AfmError(f"{path}: {os.strerror(code)}", errno=code) from error
+    return ino

@@ -38,14 +38,13 @@ from afmfs.cache.command_line import (
     find,
     number,
     parse,
-    relative,
+    resolve,
     seconds,
 )
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
 from afmfs.cache.write_stats import render_write_stats
 from afmfs.errors import AfmError, Refused
-from afmfs.model.entry import ROOT
 from afmfs.model.states import AWAY, State
 
 STATS = "--write-stats"
@@ -106,20 +105,6 @@ def admit(command: Command, status: Status) -> None:
             f"{command.name} needs home, which is away ({status.state}{why})",
             errno=errno.EHOSTDOWN,
         )
-
-
-async def resolve(fileset: Steered, path: str) -> int:
-    """The inode at `path`, following no symbolic link. AfmError with the errno of `lookup`."""
-    if not path:
-        raise AfmError("an empty path names nothing", errno=errno.ENOENT)
-    ino = ROOT
-    try:
-        for name in relative(path, fileset.mount_point):
-            ino = (await fileset.lookup(ino, os.fsencode(name))).ino
-    except OSError as error:
-        code = error.errno or errno.EIO
-        raise AfmError(f"{path}: {os.strerror(code)}", errno=code) from error
-    return ino
 
 
 # -- handlers ------------------------------------------------------------------------------------

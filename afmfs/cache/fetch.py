@@ -61,6 +61,7 @@ class Fetcher:
         self._met: dict[int, float] = {}  # inode -> when it was found changed at home
         self.nursery: trio.Nursery | None = None
         self.asked: Callable[[], None] = lambda: None  # called when home is asked
+        self.used: Callable[[int], None] = lambda ino: None  # called when something has come
 
     def void(self, ino: int) -> None:
         """What is under way for the inode is worthless."""
@@ -174,6 +175,7 @@ class Fetcher:
 
     def _put(self, inode: Inode, start: int, reply: Message, fd: int) -> None:
         length = reply["length"]
+        self.used(inode.ino)
         stamp = reply.get("stamp")
         if stamp:
             self._adopt(inode, Stamp(stamp["size"], stamp["mtime"], stamp["ino"]))

@@ -22,6 +22,7 @@ from afmfs.cache.blobs import Blobs
 from afmfs.cache.checkpoint import Checkpointer
 from afmfs.cache.content import Content
 from afmfs.cache.durable import Durable
+from afmfs.cache.evict import Evictions, Run
 from afmfs.cache.fetch import Fetcher
 from afmfs.cache.inode import LISTED, UNREAD, Inode
 from afmfs.cache.kernel import Invalidator, KernelPages
@@ -34,6 +35,7 @@ from afmfs.cache.retire import Retirement
 from afmfs.cache.settings import Settings
 from afmfs.cache.steering import Steering
 from afmfs.cache.store import Store
+from afmfs.cache.usage import Usage
 from afmfs.cache.validity import Validity
 from afmfs.cache.xattrs import Xattrs
 from afmfs.errors import Refused
@@ -93,6 +95,14 @@ class Fileset(Steering):
             settings.tunables.home_timeout,
         )  # fmt: skip
         self._content.truncated = self._fetcher.void
+        self._usage = Usage(store)
+        self._fetcher.used = self._usage.touch
+        self.evictions = Evictions(
+            store, self._content, self._locks, self._kernel, self._usage,
+            home_is_up=lambda: self._link.home.link is Link.UP,
+            durable_point=self._durable.make,
+            ended=self._evicted,
+        )  # fmt: skip
         self._lister = Lister(store, self._namespace, self._link)
         self._checkpointer = Checkpointer(store, self._link.kill)
         super().__init__()
@@ -281,6 +291,7 @@ class Fileset(Steering):
     async def open(self, ino: int, flags: int) -> Inode:
         self.touched = True
         inode = self._inode(ino)
+        self._usage.touch(ino)
         self._open[ino] = self._open.get(ino, 0) + 1
         try:
             if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
@@ -326,6 +337,10 @@ class Fileset(Steering):
         """The kernel has dropped an inode."""
         self._namespace.ghosts.pop(ino, None)
 
+    def _evicted(self, run: Run) -> None:
+        """An eviction down to a limit has ended."""
+        self.record_event("afmEvictEnd", files=run.files, bytes=run.bytes, reason=run.reason)
+
     # -- extended attributes ---------------------------------------------------------------------
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
@@ -345,7 +360,9 @@ class Fileset(Steering):
     def run_in(self, nursery: trio.Nursery) -> None:
         """Start everything that runs beside the requests."""
         super().run_in(nursery)
+        self.evictions.nursery = nursery
         nursery.start_soon(self._kernel.run)
+        nursery.start_soon(self._usage.run)
 
     def recover(self) -> None:
         """Make the cache fit to be served. Durable on return."""
@@ -398,6 +415,7 @@ class Fileset(Steering):
             self._retirement.close()
             self.reports.close()
             self._checkpointer.close()
+            self._usage.write_at_once()
             await self._durable.make()
             with self._store as store:
                 store.put("clean", 1)

@@ -8,9 +8,10 @@ transaction. The gateway may forget an outcome once a durable point has followed
 
 from __future__ import annotations
 
+import errno
 import json
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from afmfs.cache.inode import Inode
 from afmfs.cache.settle import Settlement
 from afmfs.cache.store import Store, connect_read_only
 from afmfs.model.entry import IN_PLACE, Op
-from afmfs.model.outcome import NULLED, UNREPRESENTABLE
+from afmfs.model.outcome import DROPPED, NULLED, UNREPRESENTABLE
 from afmfs.model.ranges import Ranges
 
 STEP = 256
@@ -124,10 +125,9 @@ class Retirement:
         # An outcome that was retired before a restart says nothing new.
         now = {row[0] for row in gone}
         stamps = {o[2]: o for o in outcomes if o[1] in now and o[4] is not None}
-        refused = {o[1]: o[7] for o in outcomes if o[6] == UNREPRESENTABLE}
         store.db.executemany(
             "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
-            [(row[2], row[1], refused[row[0]]) for row in gone if row[0] in refused],
+            list(_never_at_home(gone, outcomes)),
         )
         for ino, number in last.items():
             inode = store.inode(ino)
@@ -147,7 +147,7 @@ class Retirement:
         if not new:
             return set()
         nulled = {outcome[2]: self._nulled(outcome[2]) for outcome in new if outcome[6] == NULLED}
-        changed = self._settlement.take_over([(o[2], o[6], o[3:6]) for o in new], nulled)
+        changed = self._settlement.take_over([(o[2], o[6], o[3:6], o[7]) for o in new], nulled)
         if self._reader is not None:
             self._store.put("told", json.dumps([self._identity, new[-1][0]]))
         return changed
@@ -164,3 +164,17 @@ class Retirement:
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
+
+
+def _never_at_home(
+    gone: Iterable[tuple[int, ...]], outcomes: Iterable[Outcome]
+) -> Iterator[tuple[int, int, int | None]]:
+    """Inode, operation and errno of what home refused for good, and of bytes whose entry was
+    dropped: the cache has the only copy of them, which must not be evicted."""
+    said = {o[1]: (o[6], o[7]) for o in outcomes if o[6] in (UNREPRESENTABLE, DROPPED)}
+    for number, op, ino, *_ in gone:
+        result, code = said.get(number, ("", None))
+        if result == UNREPRESENTABLE:
+            yield ino, op, code
+        elif result == DROPPED and op in (Op.WRITE, Op.SIZE):
+            yield ino, op, errno.ECANCELED

@@ -14,14 +14,14 @@ from afmfs.cache.inode import Inode
 from afmfs.cache.store import Store
 from afmfs.model import ranges
 from afmfs.model.entry import Op
-from afmfs.model.outcome import ADOPTED, LOST, NULLED
+from afmfs.model.outcome import ADOPTED, LOST, NULLED, UNREPRESENTABLE
 from afmfs.model.ranges import Ranges
 
 Version = tuple[int | None, int | None, int | None]
 """Home's size, mtime (ns) and inode number; the mtime is None where nothing is said of it."""
 
-Found = tuple[int, str, Version]
-"""An inode, and what became of it."""
+Found = tuple[int, str, Version, int | None]
+"""An inode, what became of it, and the errno of what home can't hold of it."""
 
 
 class Settlement:
@@ -48,26 +48,31 @@ class Settlement:
         """What a job says of inodes, in its order, and which bytes of them read as zeros at home.
         The inodes whose content is another now."""
         changed: set[int] = set()
-        for ino, result, version in found:
+        for ino, result, version, refused in found:
             inode = self._store.inode(ino)
             if inode is None:
                 continue
+            if refused is not None:
+                self._refuse(inode, whole=result == UNREPRESENTABLE, code=refused)
             if result == LOST:
                 self._lose(inode)
+            if result in (LOST, UNREPRESENTABLE):
                 continue
             self._store.execute("DELETE FROM lost WHERE ino=?", (ino,))
+            if refused is None:  # what was refused once was done now
+                self._store.execute("DELETE FROM unrepresentable WHERE ino=?", (ino,))
             if version[1] is None:
                 continue
             if result == ADOPTED:
                 other = self._adopt(inode, version)
             else:
                 self.stamp(inode, version)
-                other = result == NULLED and self._unmark_clean(inode, nulled.get(ino, ()))
+                other = result == NULLED and self.unmark_clean(inode, nulled.get(ino, ()))
             if other:
                 changed.add(ino)
         return changed
 
-    def _unmark_clean(self, inode: Inode, pieces: Ranges) -> bool:
+    def unmark_clean(self, inode: Inode, pieces: Ranges) -> bool:
         """Bytes of `pieces` that nothing pending covers are only believed once they are fetched
         again; whether there are any. What is beyond `home_valid` is ours, and stays."""
         if not inode.is_file:
@@ -90,7 +95,7 @@ class Settlement:
         versions are never mixed. Whether the content is another one now."""
         size, mtime, _ = version
         known = (inode.home_size, inode.home_mtime, inode.home_ino)
-        other = known != version and self._unmark_clean(inode, ((0, inode.size),))
+        other = known != version and self.unmark_clean(inode, ((0, inode.size),))
         self.stamp(inode, version)
         if not inode.is_file or size is None or self._store.pending([inode]):
             return other
@@ -103,6 +108,13 @@ class Settlement:
             inode, size=size, mtime=mtime, ctime=time.time_ns(), home_valid=size, whole=size == 0
         )
         return True
+
+    def _refuse(self, inode: Inode, *, whole: bool, code: int) -> None:
+        """Home can never hold the object, or never all of its attributes."""
+        self._store.execute(
+            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
+            (inode.ino, int(Op.MAKE if whole else Op.ATTR), code),
+        )
 
     def _lose(self, inode: Inode) -> None:
         """Home has no such file, and nothing of it is cached."""

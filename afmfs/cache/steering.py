@@ -6,7 +6,7 @@ import json
 import logging
 import socket
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -22,9 +22,11 @@ from afmfs.model.callback import home_server
 if TYPE_CHECKING:
     from afmfs.cache.blobs import Blobs
     from afmfs.cache.checkpoint import Checkpointer
+    from afmfs.cache.evict import Evictions
     from afmfs.cache.fetch import Fetcher
     from afmfs.cache.inode import Inode
     from afmfs.cache.listing import Lister
+    from afmfs.cache.trash import TrashDesk
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Steering(Reporting):
     _fetcher: Fetcher
     _lister: Lister
     _checkpointer: Checkpointer
+    trash: TrashDesk
+    evictions: Evictions
 
     async def lookup(self, parent: int, name: bytes) -> Inode:
         """The object at a name (the fileset's own)."""
@@ -97,6 +101,10 @@ class Steering(Reporting):
     async def resync(self, *, keep_uncached: bool) -> None:
         """Have home made to agree with the cache; durable on return, done in the background."""
         await self.jobs.start(RESYNC, manual=True, keep_uncached=keep_uncached)
+
+    def start_report(self, kind: str, **options: Any) -> int:
+        """Have a long report made; its number. It is read from `report_lines`."""
+        return self.reports.start(kind, **options)
 
     def set_auto_resync(self, *, on: bool) -> None:
         """Whether a resync starts by itself; remembered, durable on return."""

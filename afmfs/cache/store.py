@@ -176,6 +176,10 @@ class Store:
             found = self.remember(Inode(*row))
         return found
 
+    def in_memory(self, ino: int) -> Inode | None:
+        """The inode if it is in memory."""
+        return self._inodes.get(ino)
+
     def remember(self, inode: Inode) -> Inode:
         if len(self._strong) >= INODES_IN_MEMORY:
             for ino in list(self._strong)[: INODES_IN_MEMORY // 2]:
@@ -228,6 +232,8 @@ class Store:
         if inode.home_valid or not inode.whole:
             for table in ("blockmap", "span", "fresh"):
                 self.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
+        if inode.is_file:
+            self.execute("DELETE FROM used WHERE ino=?", (inode.ino,))
         self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))
         if inode.home_mtime is not None:
             self.execute("DELETE FROM lost WHERE ino=?", (inode.ino,))
