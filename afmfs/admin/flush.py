@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 
 from afmfs.admin.access import Access
 from afmfs.admin.find import Mount, read_status
@@ -21,18 +23,50 @@ class Clock:
         time.sleep(seconds)
 
 
-def flush_and_wait(request: Request, mount: Mount, access: Access) -> None:
-    clock = Clock()
-    started = clock.now()
-    patience = min(AWAY_SECONDS, AWAY_SECONDS if request.timeout is None else request.timeout)
-    text = _flush(lambda: control(request, mount, access), patience, clock)
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The time that a command may take; None: for ever."""
+
+    seconds: float | None
+    clock: Clock
+    started: float
+
+    @classmethod
+    def of(cls, seconds: float | None) -> Limit:
+        clock = Clock()
+        return cls(seconds, clock, clock.now())
+
+    @property
+    def left(self) -> float | None:
+        if self.seconds is None:
+            return None
+        return max(0.0, self.seconds - (self.clock.now() - self.started))
+
+
+def flush_and_wait(request: Request, mount: Mount, access: Access, limit: Limit) -> str:
+    """Flush, and wait for the end of it: the reply to the command. Failure says what is left."""
+    patience = AWAY_SECONDS if limit.left is None else min(AWAY_SECONDS, limit.left)
+
+    def ask() -> str:
+        return control(request, mount, access)
+
+    def nudge() -> None:
+        with suppress(Refusal):  # it is another state's by now, as the next look will tell
+            ask()
+
+    text = _flush(ask, patience, limit.clock)
     through = int(text.rstrip().rpartition(" ")[2])
-    left = None if request.timeout is None else max(0.0, request.timeout - (clock.now() - started))
     with progress(through) as show:
-        found = wait(lambda: read_status(mount, access), through, left, clock, show)
+        found = wait(
+            lambda: read_status(mount, access), through, limit.left, limit.clock, show, nudge
+        )
     if not found.ok:
         raise Failure(f"flushPending: {found.text}")
-    emit(text)
+    return text
+
+
+def flush_command(request: Request, mount: Mount, access: Access) -> None:
+    emit(flush_and_wait(request, mount, access, Limit.of(request.timeout)))
 
 
 def _flush(ask: Callable[[], str], patience: float, clock: Clock) -> str:

@@ -10,12 +10,47 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from afmfs.cache.status import Status
+from afmfs.cache.status import JobStatus, Status
+
+Show = Callable[[Status], None]
+
+_OBJECT = 4096
+"""What an object counts for in a bar, beside its bytes."""
 
 
 @contextmanager
-def progress(through: int) -> Iterator[Callable[[Status], None]]:
+def progress(through: int) -> Iterator[Show]:
     """Yields what to call with each new status while entries up to `through` are waited for."""
+    most = 1
+
+    def figures(status: Status) -> tuple[int, int, str]:
+        nonlocal most
+        left = min(status.queue_length, max(0, through - status.flushed_through))
+        most = max(most, left)
+        return most - left, most, describe(status, left)
+
+    with _bar("flushPending", figures) as show:
+        yield show
+
+
+@contextmanager
+def job_progress(name: str) -> Iterator[Show]:
+    """Yields what to call with each new status while a job is waited for."""
+
+    def figures(status: Status) -> tuple[int, int, str]:
+        job = status.job
+        if job is None or not job.total:
+            return 0, 0, f"{name}: {status.state}"
+        total = job.bytes_total + _OBJECT * job.total
+        return total - job.bytes_left - _OBJECT * job.left, total, describe_job(status, job)
+
+    with _bar(name, figures) as show:
+        yield show
+
+
+@contextmanager
+def _bar(name: str, figures: Callable[[Status], tuple[int, int, str]]) -> Iterator[Show]:
+    """`figures` says how much is done, of how much (0: not known yet), and a text."""
     if not sys.stderr.isatty():
         yield lambda status: None
         return
@@ -24,14 +59,11 @@ def progress(through: int) -> Iterator[Callable[[Status], None]]:
     with Progress(
         *columns, console=Console(stderr=True), auto_refresh=False, transient=True
     ) as bars:
-        task = bars.add_task("flushPending", total=None)
-        most = 1
+        task = bars.add_task(name, total=None)
 
         def show(status: Status) -> None:
-            nonlocal most
-            left = min(status.queue_length, max(0, through - status.flushed_through))
-            most = max(most, left)
-            bars.update(task, total=most, completed=most - left, description=describe(status, left))
+            done, total, text = figures(status)
+            bars.update(task, total=total or None, completed=done, description=text)
             bars.refresh()
 
         yield show
@@ -44,4 +76,17 @@ def describe(status: Status, left: int) -> str:
         text += f", about {status.seconds_left:.0f} s"
     if status.requeued:
         text += f", {status.requeued} requeued"
+    return text if status.state == "Dirty" else f"{status.state}: {text}"
+
+
+def describe_job(status: Status, job: JobStatus) -> str:
+    """How far a job is, how fast it goes, and what is in its way."""
+    done, data = job.total - job.left, job.bytes_total - job.bytes_left
+    text = f"{done:,} of {job.total:,} objects, {decimal(data)} of {decimal(job.bytes_total)}"
+    if job.bytes_per_second:
+        text += f", {decimal(int(job.bytes_per_second))}/s"
+    if job.seconds_left is not None:
+        text += f", about {job.seconds_left:.0f} s left"
+    if job.requeued:
+        text += f", {job.requeued} requeued"
     return text if status.state == "Dirty" else f"{status.state}: {text}"

@@ -37,8 +37,8 @@ def _await(name: str, number: int, mount: Mount, access: Access) -> None:
         report = read_status(mount, access).report
         if report is None or report["number"] != number:
             raise Failure(f"{name}: the report was replaced by another one; try again")
+        if report["errno"]:
+            raise Failure(f"{name}: {report['reason'] or report['errno']}")
         if not report["running"]:
-            break
+            return
         clock.sleep(pause)
-    if report["errno"]:
-        raise Failure(f"{name}: {report['reason'] or report['errno']}")

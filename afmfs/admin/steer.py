@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 
 from afmfs.admin.access import Access
 from afmfs.admin.find import Fileset, Found, explain, find
-from afmfs.admin.flush import flush_and_wait
+from afmfs.admin.flush import flush_command
 from afmfs.admin.offline import OfflineCache, open_cache
 from afmfs.admin.request import Failure, Request, control, emit
+from afmfs.admin.resync import resync_command
 from afmfs.cache.commands import STATS
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
@@ -68,8 +69,10 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
     try:
         if name == "queue":
             _stream(access.chunks(mount.path("queue")))
+        elif name == "resync":
+            resync_command(request, mount, access)
         elif "--wait" in request.flags:
-            flush_and_wait(request, mount, access)
+            flush_command(request, mount, access)
         else:
             emit(control(request, mount, access))
     except BrokenPipeError:  # whoever reads our output has seen enough

@@ -21,6 +21,9 @@ SETTLED_SECONDS = 0.5
 """How long "only requeued entries are left" has to hold: what the gateway said before it heard of a
 flush or a `resumeRequeued` may still be under way."""
 
+_PASSING = AWAY | {State.NEEDS_RESYNC}
+"""States that pass by themselves, as a rule: a resync starts with the next request."""
+
 _FIRST_PAUSE, _GROWTH, _LONGEST_PAUSE = 0.02, 1.3, 0.2
 
 
@@ -42,12 +45,14 @@ def verdict(status: Status, through: int, stuck_seconds: float) -> Verdict | Non
 
     `stuck_seconds`: for how long `stuck` has been true.
     """
-    gone = status.flushed_through >= through
+    gone = status.flushed_through >= through and status.job is None
     if gone and (status.queue_length or status.state in (State.ACTIVE, State.INACTIVE)):
         return Verdict(True)
-    if status.state in (State.STOPPED, State.NEEDS_RESYNC):
+    if status.state == State.STOPPED or (
+        status.state == State.NEEDS_RESYNC and not status.auto_resync
+    ):
         return Verdict(False, _why(status, through))
-    if status.state in AWAY:
+    if status.state in _PASSING:
         return Verdict(False, _why(status, through)) if stuck_seconds >= AWAY_SECONDS else None
     if stuck(status, through) and stuck_seconds >= SETTLED_SECONDS:
         return Verdict(False, requeued_text(status))
@@ -56,9 +61,11 @@ def verdict(status: Status, through: int, stuck_seconds: float) -> Verdict | Non
 
 def stuck(status: Status, through: int) -> bool:
     """Whether nothing up to `through` goes at this moment, which may pass by itself."""
-    if status.state in AWAY:
+    if status.state in _PASSING:
         return True
     gone = status.flushed_through >= through
+    if gone and status.job is not None:
+        return status.job.phase == "waiting"
     return not gone and status.requeued > 0 and status.settled_through >= through
 
 
@@ -76,9 +83,13 @@ def wait(
     timeout: float | None,
     clock: Clock,
     show: Callable[[Status], None] = lambda status: None,
+    nudge: Callable[[], None] = lambda: None,
 ) -> Verdict:
-    """Wait for the entries up to `through`. `read` gives the newest status; what it raises ends
-    the wait."""
+    """Wait for the entries up to `through`, and for a resync that is under way.
+
+    `read` gives the newest status; what it raises ends the wait. Where a resync is needed `nudge`
+    is called: waiting is no request, so nothing else would start it.
+    """
     started = clock.now()
     stuck_since: float | None = None
     for pause in pauses():
@@ -90,6 +101,8 @@ def wait(
         found = verdict(status, through, 0.0 if stuck_since is None else now - stuck_since)
         if found is not None:
             return found
+        if status.state == State.NEEDS_RESYNC:
+            nudge()
         show(status)
         left = float("inf") if timeout is None else started + timeout - now
         if left <= 0:

@@ -86,6 +86,7 @@ class Reporting(Hearing):
             block_size=self.settings.block_size,
             queue_length=facts.pending,
             job=self.jobs.status(),
+            last_job=int(store.get("job_number") or 0),
             num_exec=home.num_exec + home.job_exec,
             executing=home.executing,
             requeued=facts.requeued,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from afmfs.cache.command_line import REPAIR, STEER, Command, Steered, Words
+from afmfs.cache.command_line import REPAIR, STEER, Command, Steered, Words, seconds
 from afmfs.cache.status import Status
 from afmfs.errors import Refused, UnknownCommand
 from afmfs.model.states import State
@@ -23,6 +23,8 @@ def admit_resync(status: Status) -> None:
         return
     why = f" ({status.reason})" if status.reason else ""
     way_on = _WAY_ON.get(State(status.state), "wait for its end")
+    if status.job is not None:
+        way_on = "wait for its end"
     raise Refused(
         f"resync is refused while {status.fileset} is {status.state}{why}; {way_on}",
     )
@@ -31,7 +33,13 @@ def admit_resync(status: Status) -> None:
 async def _resync(fileset: Steered, words: Words) -> str:
     status = fileset.status()
     admit_resync(status)
-    await fileset.resync(keep_uncached="--keep-uncached" in words.flags)
+    keep = "--keep-uncached" in words.flags
+    if "--timeout" in words.values:
+        seconds(words.values["--timeout"])
+    if "--dry-run" in words.flags:
+        number = fileset.start_report("dry-run", manual=True, keep_uncached=keep)
+        return f"resync: to be read from .afm/report once it is made: report {number}\n"
+    await fileset.resync(keep_uncached=keep)
     return f"afmctl: Performing resync of fileset: {status.fileset}\n"
 
 
@@ -52,14 +60,19 @@ COMMANDS: tuple[Command, ...] = (
         group=REPAIR,
         handler=_resync,
         flags={
+            "--dry-run": "say what would be done, changing nothing",
             "--keep-uncached": "leave uncached blocks as home has them",
             "--wait": "wait until it is done (afmctl only)",
             "--yes": "don't ask, even if something at home is nulled or replaced (afmctl only)",
+            "--json": "with --dry-run: a JSON object a line (afmctl only)",
         },
+        values={"--timeout": ("S", "with --wait: give up after S seconds, with status 1")},
         details="Pushes all cached data and all metadata, in the background. Uncached blocks of"
         "\npartly cached files become null bytes at home; evicted files stay as they are. What home"
-        "\nalone holds is moved to its trash first, and no new name at home is removed or undone.",
-        examples=("resync -j sw1 --wait",),
+        "\nalone holds is moved to its trash first, and no new name at home is removed or undone."
+        "\nWhere anything at home would be nulled or replaced it asks first; not at a terminal it"
+        "\nis refused then, unless --yes is given. With --wait, what is pending is flushed first.",
+        examples=("resync -j sw1 --wait", "resync --dry-run"),
         modes=frozenset({"sw"}),
         needs_home=True,
     ),

@@ -67,6 +67,7 @@ class Status:
 
     queue_length: int = 0  # entries in both queues
     job: JobStatus | None = None
+    last_job: int = 0  # number of the last one that was ever started
     num_exec: int = 0  # entries executed since the mount
     executing: int = 0  # entries in the batch that is being executed
     requeued: int = 0  # entries that home refused, tried again later

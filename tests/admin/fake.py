@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import json
 import stat
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from typing import Any
 
 from afmfs.cache.inode import Inode
@@ -22,6 +24,7 @@ class FakeFileset:
         self.shown = Status(**({"gateway": "gw", **values} | status))
         self.calls: list[Any] = []
         self.pending = 1
+        self.rows: list[dict[str, Any]] = [{"summary": {}}]  # of a report
         self.broken: OSError | None = None  # what reading its control directory raises
 
     def status(self) -> Status:
@@ -43,6 +46,27 @@ class FakeFileset:
     def resume_requeued(self) -> int:
         self.calls.append("resume")
         return 1
+
+    async def resync(self, *, keep_uncached: bool) -> None:
+        self.calls.append(("resync", keep_uncached))
+
+    def start_report(self, kind: str, **options: Any) -> int:
+        self.calls.append((kind, options))
+        number = (self.shown.report or {"number": 0})["number"] + 1
+        report = {"number": number, "kind": kind, "running": False, "errno": 0, "reason": ""}
+        self.shown = replace(self.shown, report=report)
+        return number
+
+    def report_lines(self) -> bytes:
+        """What `.afm/report` has: the rows, the summary with the report's number."""
+        *rows, last = self.rows
+        number = self.shown.report and self.shown.report["number"]
+        return b"".join(
+            json.dumps(row).encode() + b"\n" for row in [*rows, last | {"report": number}]
+        )
+
+    def set_auto_resync(self, *, on: bool) -> None:
+        self.shown = replace(self.shown, auto_resync=on)
 
     async def drop(self, number: int) -> None:
         if number != 7:

@@ -41,7 +41,12 @@ class FakeAccess(Access):
         fileset = self.filesets[path.rpartition("/.afm/")[0]]
         if fileset.broken:
             raise fileset.broken
-        if path.endswith("/queue"):
+        if path.endswith("/report"):
+            text = fileset.report_lines()
+            yield from (text[:10], text[10:])  # pieces end anywhere
+        elif path.endswith("/events"):
+            yield b"".join(json.dumps(event).encode() + b"\n" for event in fileset.events())
+        elif path.endswith("/queue"):
             yield from (b'{"id": 1}\n', b'{"id": 2}\n')
         else:
             yield render_json(fileset.status()).encode()

@@ -6,7 +6,7 @@ import pytest
 
 from afmfs.admin.progress import describe
 from afmfs.admin.wait import AWAY_SECONDS, verdict, wait
-from afmfs.cache.status import Status
+from afmfs.cache.status import JobStatus, Status
 
 DIRTY = Status(
     device="fs1",
@@ -19,6 +19,9 @@ DIRTY = Status(
     last_entry=10,
 )
 GONE = replace(DIRTY, state="Active", queue_length=0, flushed_through=10)
+
+
+JOB = JobStatus(id=1, kind="resync", phase="pushing", manual=False, reason="f")
 
 
 class FakeClock:
@@ -57,6 +60,9 @@ def test_over_and_well(status: Status) -> None:
         replace(DIRTY, requeued=1),
         replace(DIRTY, requeued=1, settled_through=9),
         replace(DIRTY, requeued=1, settled_through=10),  # not for long yet
+        replace(DIRTY, state="NeedsResync"),  # a resync starts by itself
+        replace(GONE, state="Dirty", queue_length=5, job=JOB),
+        replace(GONE, state="Dirty", job=replace(JOB, phase="waiting")),  # not for long yet
         replace(GONE, state="FlushOnly"),  # 0 promises that the state is Active
     ],
 )
@@ -102,6 +108,31 @@ def test_a_wait_times_out_on_time() -> None:
     found = wait(lambda: DIRTY, 10, 2.5, clock)
     assert found.text == "timed out: 3 pending, sw1 is Dirty"
     assert clock.time == pytest.approx(102.5)
+
+
+def test_a_resync_is_started_where_one_is_needed_and_waited_for() -> None:
+    nudges = list[int]()
+    inconsistent = replace(DIRTY, state="NeedsResync")
+    job = replace(GONE, state="Dirty", queue_length=3, job=JOB)
+    statuses = iter([DIRTY, inconsistent, inconsistent, job, job, GONE])
+    found = wait(lambda: next(statuses), 10, None, FakeClock(), nudge=lambda: nudges.append(1))
+    assert found.ok
+    assert len(nudges) == 2
+
+
+def test_a_resync_that_does_not_start_ends_the_wait() -> None:
+    clock = FakeClock()
+    assert "NeedsResync" in wait(lambda: replace(DIRTY, state="NeedsResync"), 10, None, clock).text
+    assert clock.time - 100 < AWAY_SECONDS + 1
+    by_hand = replace(DIRTY, state="NeedsResync", auto_resync=False)
+    found = verdict(by_hand, 10, 0)
+    assert found is not None
+    assert not found.ok
+
+
+def test_what_a_resync_can_not_settle_ends_the_wait() -> None:
+    waiting = replace(GONE, state="Dirty", requeued=1, job=replace(JOB, phase="waiting"))
+    assert "refused by home" in wait(lambda: waiting, 10, None, FakeClock()).text
 
 
 def test_home_may_be_away_for_a_while_and_each_time_anew() -> None:
