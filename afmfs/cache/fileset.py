@@ -33,8 +33,10 @@ from afmfs.cache.namespace import Namespace, Unread, failed
 from afmfs.cache.recovery import Recovery
 from afmfs.cache.retire import Retirement
 from afmfs.cache.settings import Settings
+from afmfs.cache.settle import Settlement
 from afmfs.cache.steering import Steering
 from afmfs.cache.store import Store
+from afmfs.cache.trash import TrashDesk
 from afmfs.cache.usage import Usage
 from afmfs.cache.validity import Validity
 from afmfs.cache.xattrs import Xattrs
@@ -105,6 +107,11 @@ class Fileset(Steering):
         )  # fmt: skip
         self._lister = Lister(store, self._namespace, self._link)
         self._checkpointer = Checkpointer(store, self._link.kill)
+        self.trash = TrashDesk(
+            store, self._content, self._namespace, self._lister, self._kernel, self._link,
+            Settlement(store, self._content), home / "gateway.db", self._retirement.take_over,
+            self._durable.sync_wal,
+        )  # fmt: skip
         super().__init__()
 
     @property
@@ -362,6 +369,8 @@ class Fileset(Steering):
         super().run_in(nursery)
         self.evictions.nursery = nursery
         nursery.start_soon(self._kernel.run)
+        self.trash.nursery = nursery
+        nursery.start_soon(self.trash.run)
         nursery.start_soon(self._usage.run)
 
     def recover(self) -> None:

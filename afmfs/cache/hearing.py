@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from afmfs.cache.retire import Retirement
     from afmfs.cache.settings import Settings
     from afmfs.cache.store import Store
+    from afmfs.cache.trash import TrashDesk
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Hearing:
     _link: GatewayLink
     _durable: Durable
     _retirement: Retirement
+    trash: TrashDesk
 
     def __init__(self) -> None:
         self.recovering = False
@@ -199,6 +201,7 @@ class Hearing:
     async def _on_ended(self, message: Message) -> None:
         """A gateway ended by itself; the next one is being started."""
         self.reports.ended()
+        self.trash.ended()
         self.last_error = message["reason"]
         self.record_event("afmGatewayEnded", reason=message["reason"])
 

@@ -19,17 +19,25 @@ class Invalidator(Protocol):
 
 
 class KernelPages:
-    """Inodes whose pages and attributes the kernel is to forget."""
+    """Inodes whose pages and attributes the kernel is to forget, and names of which it may
+    believe that they don't exist."""
 
     def __init__(self) -> None:
         self.invalidator: Invalidator | None = None
         self._inos: dict[int, None] = {}
+        self._entries: dict[tuple[int, bytes], None] = {}
         self._wanted, self._told = trio.Event(), trio.Event()
         self._asked = self._done = 0
 
     def forget(self, ino: int) -> None:
         """Soon; after the transaction that changed the file."""
         self._inos[ino] = None
+        self._asked += 1
+        self._wanted.set()
+
+    def forget_entry(self, parent: int, name: bytes) -> None:
+        """Soon; after the transaction that brought the name."""
+        self._entries[parent, name] = None
         self._asked += 1
         self._wanted.set()
 
@@ -43,15 +51,19 @@ class KernelPages:
     async def run(self) -> None:
         while True:
             await self._wanted.wait()
-            asked, inos = self._asked, list(self._inos)
+            asked, inos, entries = self._asked, list(self._inos), list(self._entries)
             self._inos.clear()
+            self._entries.clear()
             self._wanted = trio.Event()
-            await trio.to_thread.run_sync(self._tell, inos, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._tell, inos, entries, abandon_on_cancel=True)
             self._done = asked
             self._told.set()
             self._told = trio.Event()
 
-    def _tell(self, inos: list[int]) -> None:
+    def _tell(self, inos: list[int], entries: list[tuple[int, bytes]]) -> None:
+        if self.invalidator is None:
+            return
+        for parent, name in entries:
+            self.invalidator.invalidate_entry(parent, name)
         for ino in inos:
-            if self.invalidator is not None:
-                self.invalidator.invalidate_inode(ino)
+            self.invalidator.invalidate_inode(ino)

@@ -45,6 +45,11 @@ class Lister:
                 del self._under_way[directory.ino]
                 event.set()
 
+    async def settled(self, directory: int) -> None:
+        """Nobody is reading the directory when this returns."""
+        while (event := self._under_way.get(directory)) is not None:
+            await event.wait()
+
     async def _read(self, directory: Inode) -> None:
         self.asked()
         reply, fds = await self._link.request("list", ino=directory.ino)
@@ -65,13 +70,13 @@ class Lister:
         for step in _steps(fds[0]) if count else ():
             with self._store:
                 for row in step:
-                    subdirectories += self._enter(directory, row)
+                    subdirectories += self.enter(directory, row)
             await trio.lowlevel.checkpoint()
         with self._store as store:
             store.save(directory, listed=LISTED, nlink=2 + subdirectories)
 
-    def _enter(self, directory: Inode, row: list[Any]) -> bool:
-        """One entry of home; whether it is a directory."""
+    def enter(self, directory: Inode, row: list[Any]) -> bool:
+        """One entry of home, in the caller's transaction; whether it is a directory."""
         name, mode, uid, gid, size, atime, mtime, ctime, home_ino, nlink, rdev, target, xattrs = row
         is_dir, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
         stamp = (size, mtime, home_ino)

@@ -35,6 +35,8 @@ EVENTS = {
     "afmRecoveryStart": "what an unclean stop left behind is being settled",
     "afmRecoveryEnd": "all of it is settled",
     "afmRecoveryFail": "it ended with an inconsistency, or with changes that home refuses",
+    "afmTrashRestored": "what was asked back from home's trash is there again",
+    "afmTrashEmptied": "home's trash was emptied, as an administrator wanted",
     "afmGatewayEnded": "the gateway process died, and is started again",
     "afmCallbackFailed": "a callback's program took too long, or could not be run",
     "afmFilesetExpired": "the cached data of a read-only fileset expired (from when that exists)",
