@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -146,11 +146,19 @@ def _invoke(command: Command, values: dict[str, Any]) -> None:
         timeout=timeout,
     )
     try:
-        run(request, context.obj or Access)  # tests bring an access of their own
-    except find.NotFound as error:
-        raise Failure(str(error)) from None
+        _run(request, context.obj or Access)  # tests bring an access of their own
+    except Failure as failure:
+        failure.show()
+        context.exit(command.failure)
     except UnknownCommand as error:
         raise click.UsageError(str(error), context) from None
+
+
+def _run(request: Request, connect: Callable[[], Access]) -> None:
+    try:
+        run(request, connect)
+    except find.NotFound as error:
+        raise Failure(str(error)) from None
     except Hung as error:
         raise Failure(f"{error.filename} does not answer") from None
 

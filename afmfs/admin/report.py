@@ -10,6 +10,7 @@ from afmfs.admin.access import Access
 from afmfs.admin.find import Mount, read_status
 from afmfs.admin.flush import Clock
 from afmfs.admin.request import Failure
+from afmfs.admin.spinner import spinner
 from afmfs.admin.wait import pauses
 
 Row = dict[str, Any]
@@ -33,12 +34,14 @@ def rows(name: str, number: int, mount: Mount, access: Access) -> Iterator[Row]:
 
 def _await(name: str, number: int, mount: Mount, access: Access) -> None:
     clock = Clock()
-    for pause in pauses():
-        report = read_status(mount, access).report
-        if report is None or report["number"] != number:
-            raise Failure(f"{name}: the report was replaced by another one; try again")
-        if report["errno"]:
-            raise Failure(f"{name}: {report['reason'] or report['errno']}")
-        if not report["running"]:
-            return
-        clock.sleep(pause)
+    with spinner(f"{name}: report {number} is being made") as turn:
+        for pause in pauses():
+            report = read_status(mount, access).report
+            if report is None or report["number"] != number:
+                raise Failure(f"{name}: the report was replaced by another one; try again")
+            if report["errno"]:
+                raise Failure(f"{name}: {report['reason'] or report['errno']}")
+            if not report["running"]:
+                return
+            turn()
+            clock.sleep(pause)

@@ -13,6 +13,7 @@ from afmfs.admin.flush import flush_command
 from afmfs.admin.offline import OfflineCache, open_cache
 from afmfs.admin.request import Failure, Request, control, emit
 from afmfs.admin.resync import resync_command
+from afmfs.admin.verify import verify_command
 from afmfs.cache.commands import STATS
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
@@ -71,6 +72,8 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             _stream(access.chunks(mount.path("queue")))
         elif name == "resync":
             resync_command(request, mount, access)
+        elif name == "verify":
+            verify_command(request, mount, access)
         elif "--wait" in request.flags:
             flush_command(request, mount, access)
         else:

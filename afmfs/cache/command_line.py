@@ -51,6 +51,7 @@ class Steered(Protocol):
 
     async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
     def start_report(self, kind: str, **options: Any) -> int: ...  # its number
+    def cancel_report(self) -> int: ...  # its number; Refused if none is being made
     def set_auto_resync(self, *, on: bool) -> None: ...  # durable on return
     async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
     async def lookup(self, parent: int, name: bytes) -> Inode: ...
@@ -93,6 +94,7 @@ class Command:
     modes: frozenset[str] | None = None  # None: all
     not_in: frozenset[State] = frozenset()  # states in which it is refused
     needs_home: bool = False
+    failure: int = 1  # exit status of afmctl where it fails, or is refused
     resyncs: bool = False  # in NeedsResync it is a request that starts the automatic resync
 
     @property

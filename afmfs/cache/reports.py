@@ -61,6 +61,14 @@ class ReportDesk:
         self._link.post({"type": "report", "rid": number, "kind": kind, **options})
         return number
 
+    def cancel(self) -> int:
+        """Have the running report ended; its number. Refused if there is none."""
+        last = self._last
+        if last is None or not last.running:
+            raise Refused("no report is being made")
+        self._link.post({"type": "cancel_report", "rid": last.number})
+        return last.number
+
     def _take(self, message: Message, fds: list[int]) -> None:
         """A report has ended. The descriptors that come with it are ours."""
         last = self._last

@@ -106,6 +106,10 @@ class Steering(Reporting):
         """Have a long report made; its number. It is read from `report_lines`."""
         return self.reports.start(kind, **options)
 
+    def cancel_report(self) -> int:
+        """Have the report ended that is being made; its number."""
+        return self.reports.cancel()
+
     def set_auto_resync(self, *, on: bool) -> None:
         """Whether a resync starts by itself; remembered, durable on return."""
         tunables = replace(self.settings.tunables, auto_resync=on)

@@ -164,6 +164,8 @@ class _Engine:
         match message["type"]:
             case "report":
                 self.reports.submit(message)
+            case "cancel_report":
+                self.reports.cancel(message["rid"])
             case "restore" | "empty":
                 self.trash.submit(message)
             case "fetch" | "list":

@@ -61,6 +61,7 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     "job": {"job": _DICT},
     "job_taken": {"id": _INT},
     "report": {"rid": _INT, "kind": _STR},
+    "cancel_report": {"rid": _INT},
     "restore": {"rid": _INT, "job": _INT, "path": _OPT_BYTES},
     "empty": {"rid": _INT, "job": _INT},
     "bye": {},

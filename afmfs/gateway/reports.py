@@ -43,6 +43,12 @@ class Stopped(Exception):
     """The gateway ends."""
 
 
+class Cancelled(AfmError):
+    """Nobody wants it any more."""
+
+    errno = errno.ECANCELED
+
+
 class Reports:
     """`makers` by kind. `directory` is on the cache's disk, `send` sends a message with
     descriptors."""
@@ -51,6 +57,7 @@ class Reports:
         self._makers, self._directory, self._send = makers, directory, send
         self._lock = threading.Lock()
         self._running = ""  # the kind
+        self._cancelled = 0  # the last one that nobody wants any more
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -74,6 +81,10 @@ class Reports:
             target=self._make, args=(rid, maker, options), name="report", daemon=True
         )
         self._thread.start()
+
+    def cancel(self, rid: int) -> None:
+        """End a report at its next row; it is answered with ECANCELED."""
+        self._cancelled = rid
 
     def stop(self, within_s: float) -> bool:
         """End the running report at its next row; whether its thread has ended in time."""
@@ -113,6 +124,8 @@ class Reports:
         for row in rows:
             if self._stopping:
                 raise Stopped
+            if self._cancelled == rid:
+                raise Cancelled("cancelled")
             if not row:
                 continue
             if "summary" in row:

@@ -128,6 +128,17 @@ async def test_a_failed_report(desk: ReportDesk, link: FakeLink) -> None:
     assert (shown["running"], shown["errno"], shown["reason"]) == (False, errno.EHOSTDOWN, "gone")
 
 
+async def test_cancelling(desk: ReportDesk, link: FakeLink) -> None:
+    with pytest.raises(Refused):
+        desk.cancel()
+    desk.start("verify")
+    assert desk.cancel() == 1
+    assert link.posted[-1] == {"type": "cancel_report", "rid": 1}
+    link.report(1, code=errno.ECANCELED)
+    with pytest.raises(Refused):
+        desk.cancel()
+
+
 async def test_no_descriptor_is_left_open(desk: ReportDesk, link: FakeLink) -> None:
     (nobody_asked,) = link.report(1)
     assert not is_open(nobody_asked)

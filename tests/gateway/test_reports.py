@@ -147,6 +147,16 @@ def test_a_gateway_that_ends_waits_for_no_report(desk: Desk) -> None:
     assert desk.answers.empty()
 
 
+def test_one_that_nobody_wants_any_more(desk: Desk) -> None:
+    desk.ask("breathes", 1)
+    assert desk.begun.wait(SECONDS)
+    desk.reports.cancel(1)
+    assert desk.answer().message["errno"] == errno.ECANCELED
+    desk.reports.cancel(1)
+    desk.ask("short", 2)
+    assert desk.answer().message["errno"] == 0
+
+
 def test_one_that_is_stuck_is_left_behind(desk: Desk) -> None:
     desk.ask("waits")
     assert desk.begun.wait(SECONDS)
