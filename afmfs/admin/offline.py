@@ -21,6 +21,7 @@ from afmfs.cache.cached_report import cached_report
 from afmfs.cache.command_line import relative
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.inode import Inode
+from afmfs.cache.nulls import Nulls
 from afmfs.cache.schema import INODE_COLUMNS, VERSION
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import Store
@@ -39,6 +40,7 @@ class OfflineCache:
         self, path: str, cache: sqlite3.Connection, gateway: sqlite3.Connection | None
     ) -> None:
         self._path, self._cache, self._gateway = path, cache, gateway
+        self._nulls = Nulls(lambda: gateway)
         (version,) = cache.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
             raise Damaged(f"{path}: a cache of format {version}, this program reads {VERSION}")
@@ -65,6 +67,7 @@ class OfflineCache:
             requeued=self._count_requeued(),
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
+        (lost,) = cache.execute("SELECT count(*) FROM lost").fetchone()
         last = self._last_entry()
         status = Status(
             device=str(settings.get("device", "")),
@@ -79,6 +82,8 @@ class OfflineCache:
             num_exec=int(settings.get("num_exec") or 0),
             requeued=facts.requeued,
             unrepresentable=unrepresentable,
+            lost=lost,
+            nulled_files=self._nulls.files(),
             dirty_bytes=dirty_bytes(cache),
             oldest_pending_seconds=max(0.0, (time.time_ns() - queued_ns) / 1e9) if first else 0,
             last_entry=last,
@@ -105,9 +110,15 @@ class OfflineCache:
                 f"SELECT {INODE_COLUMNS} FROM inode WHERE ino=?", (ino,)
             ).fetchone()
         )
-        # Validity asks its store for nothing but `execute` here.
-        validity = Validity(cast(Store, self._cache), int(self._settings["block_size"]))
-        return cached_report(inode, validity, dirty=inode.changed > inode.retired)
+        store = cast(Store, self._cache)  # it is asked for nothing but `execute` here
+        validity = Validity(store, int(self._settings["block_size"]))
+        return cached_report(
+            inode,
+            validity,
+            dirty=bool(Store.pending(store, [inode])),
+            lost=Store.lost_by(store, ino),
+            nulled=self._nulls.of(ino),
+        )
 
     def _lookup(self, parent: int, name: bytes, path: str) -> int:
         row = self._cache.execute(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from afmfs.cache.inode import LISTED, UNREAD, Inode
-from afmfs.cache.status import CachedReport, cached_state
+from afmfs.cache.nulls import Nulled
+from afmfs.cache.status import NULLED_SHOWN, CachedReport, cached_state
 from afmfs.cache.validity import Validity
 from afmfs.model import blocks
 
 
-def cached_report(inode: Inode, validity: Validity, *, dirty: bool) -> CachedReport:
-    """The report on `inode`. `dirty`: a pending entry concerns it.
+def cached_report(
+    inode: Inode,
+    validity: Validity,
+    *,
+    dirty: bool,
+    lost: int | None,
+    nulled: Sequence[Nulled],
+) -> CachedReport:
+    """The report on `inode`. `dirty`: a pending entry concerns it; `lost`: the resync that found
+    that home does not have it any more.
 
     A directory counts as one block, cached once all its names have been read. Everything else but a
     regular file is cached by being known.
@@ -20,6 +31,8 @@ def cached_report(inode: Inode, validity: Validity, *, dirty: bool) -> CachedRep
         state, size = cached_state(have, total), inode.size
         if state == "uncached" and validity.valid(inode, 0, size):
             state = "partial"  # some bytes of a block, no whole one
+        if lost is not None and state == "uncached":
+            state = "lost"
     else:
         total = have = have_bytes = size = 0
         state = "cached"
@@ -34,4 +47,7 @@ def cached_report(inode: Inode, validity: Validity, *, dirty: bool) -> CachedRep
         cached_blocks=have,
         block_size=validity.block,
         dirty=dirty,
+        lost=lost,
+        nulled_bytes=sum(one.end - one.start for one in nulled),
+        nulled=nulled[:NULLED_SHOWN],
     )

@@ -24,6 +24,7 @@ from afmfs.cache.write_stats import with_write_stats
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
+    from afmfs.cache.evict import Evictions
     from afmfs.cache.validity import Validity
 
 DIRTY_EXACT = 5_000
@@ -34,6 +35,7 @@ class Reporting(Hearing):
     """The fileset's mouth."""
 
     _validity: Validity
+    evictions: Evictions
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +93,8 @@ class Reporting(Hearing):
             executing=home.executing,
             requeued=facts.requeued,
             unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
+            lost=store.execute("SELECT count(*) FROM lost").fetchone()[0],
+            nulled_files=self._retirement.nulls.files(),
             bytes_pending=counters.bytes_pending,
             dirty_bytes=self._dirty_bytes(),
             oldest_pending_seconds=max(0.0, (time.time_ns() - oldest[1]) / 1e9) if oldest else 0.0,
@@ -101,6 +105,7 @@ class Reporting(Hearing):
             flushed_through=oldest[0] - 1 if oldest else store.entries.last,
             settled_through=self.settled_through,
             report=self.reports.shown(),
+            eviction=self.evictions.shown(),
             cached_bytes=counters.cached_bytes,
             cache_free_bytes=here.f_bavail * here.f_frsize,
             inodes=counters.inodes,
@@ -120,12 +125,21 @@ class Reporting(Hearing):
     def cached(self, ino: int) -> CachedReport:
         inode = self._store.inode(ino)
         assert inode is not None
-        return cached_report(inode, self._validity, dirty=inode.changed > inode.retired)
+        return cached_report(
+            inode,
+            self._validity,
+            dirty=bool(self._store.pending([inode])),
+            lost=self._store.lost_by(ino),
+            nulled=self._retirement.nulls.of(ino),
+        )
 
     async def cached_state(self, ino: int) -> str:
-        """What `user.afm.state` says: uncached, partial or cached, with bytes and blocks."""
+        """What `user.afm.state` says: uncached, partial, cached or lost, with bytes and blocks, and
+        whether home has lost the rest, or a resync has made bytes of it null there."""
         one = self.cached(ino)
-        return f"{one.state} {one.cached_bytes}/{one.size} {one.cached_blocks}/{one.blocks}"
+        text = f"{one.state} {one.cached_bytes}/{one.size} {one.cached_blocks}/{one.blocks}"
+        text += " lost" * (one.lost is not None and one.state != "lost")
+        return text + f" nulled {one.nulled_bytes}" * bool(one.nulled_bytes)
 
     def events(self) -> Sequence[Event]:
         return read_events(self._store.db)

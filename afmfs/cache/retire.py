@@ -19,11 +19,11 @@ import trio
 
 from afmfs.cache.content import Content
 from afmfs.cache.inode import Inode
+from afmfs.cache.nulls import Nulls
 from afmfs.cache.settle import Settlement
 from afmfs.cache.store import Store, connect_read_only
 from afmfs.model.entry import IN_PLACE, Op
 from afmfs.model.outcome import DROPPED, NULLED, UNREPRESENTABLE
-from afmfs.model.ranges import Ranges
 
 STEP = 256
 """Outcomes taken over in one transaction; other requests are answered between two."""
@@ -48,7 +48,7 @@ class Retirement:
         self._settlement = Settlement(store, content)
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
-        self._identity = ""  # of the journal
+        self.nulls = Nulls(self._connection)
         self._told = 0  # the last outcome of it that told of an inode, in a former run
         self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
@@ -84,11 +84,15 @@ class Retirement:
     def _connection(self) -> sqlite3.Connection | None:
         if self._reader is None and self._journal.exists():
             self._reader = connect_read_only(self._journal)
-            row = self._reader.execute("SELECT value FROM state WHERE key='journal'").fetchone()
             told = json.loads(self._store.get("told") or '["", 0]')
-            self._identity = row[0] if row else ""
-            self._told = told[1] if told[0] == self._identity else 0
+            self._told = told[1] if told[0] == self._identity() else 0
         return self._reader
+
+    def _identity(self) -> str:
+        """Of the journal; '' where an older version has made it."""
+        assert self._reader is not None
+        row = self._reader.execute("SELECT value FROM state WHERE key='journal'").fetchone()
+        return str(row[0]) if row else ""
 
     # -- in the caller's transaction -------------------------------------------------------------
 
@@ -146,20 +150,13 @@ class Retirement:
         new = [outcome for outcome in outcomes if outcome[0] > self._told]
         if not new:
             return set()
-        nulled = {outcome[2]: self._nulled(outcome[2]) for outcome in new if outcome[6] == NULLED}
+        nulled = {o[2]: self.nulls.ranges(o[2]) for o in new if o[6] == NULLED}
+        if nulled:  # durable in gateway.db before the outcome is
+            self.nulls.outdated()
         changed = self._settlement.take_over([(o[2], o[6], o[3:6], o[7]) for o in new], nulled)
         if self._reader is not None:
-            self._store.put("told", json.dumps([self._identity, new[-1][0]]))
+            self._store.put("told", json.dumps([self._identity(), new[-1][0]]))
         return changed
-
-    def _nulled(self, ino: int) -> Ranges:
-        """What the gateway made null of a file at home; durable there before the outcome is."""
-        if self._reader is None:
-            return ()
-        rows = self._reader.execute(
-            "SELECT start, end FROM nulled WHERE ino=? ORDER BY start", (ino,)
-        )
-        return tuple(rows)
 
     def close(self) -> None:
         if self._reader is not None:

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from afmfs.cache.nulls import Nulled
 from afmfs.model.entry import Op
 from afmfs.model.states import State
 
@@ -71,7 +72,9 @@ class Status:
     num_exec: int = 0  # entries executed since the mount
     executing: int = 0  # entries in the batch that is being executed
     requeued: int = 0  # entries that home refused, tried again later
-    unrepresentable: int = 0  # what this home can never hold
+    unrepresentable: int = 0  # what this home can never hold, or an administrator dropped
+    lost: int = 0  # files that home has lost: what is not cached of them is gone
+    nulled_files: int = 0  # files of which a resync made bytes null at home
     bytes_pending: int = 0  # bytes of pending entries; one written twice counts twice
     dirty_bytes: int = 0  # bytes covered by pending entries; each counts once
     oldest_pending_seconds: float = 0.0
@@ -95,6 +98,7 @@ class Status:
     write_bytes_per_second: float = 0.0
     write_seconds_left: float | None = 0.0  # at this rate; None while nothing moves
 
+    eviction: dict[str, Any] | None = None  # the last one down to a limit; see `evict.Run`
     cached_bytes: int = 0  # whole cached blocks, the last cut at the end of its file
     cache_free_bytes: int = 0
     inodes: int = 0
@@ -193,6 +197,8 @@ _GAUGES = {
     "executing": "Entries of the batch that is being executed.",
     "requeued": "Entries that home refused, tried again later.",
     "unrepresentable": "Changes that this home can never hold.",
+    "lost": "Files that home has lost.",
+    "nulled_files": "Files of which a resync made bytes null at home.",
     "bytes_pending": "Bytes of pending entries.",
     "dirty_bytes": "Bytes covered by pending entries.",
     "oldest_pending_seconds": "Age of the oldest pending entry.",
@@ -316,13 +322,19 @@ def dirty_bytes(connection: sqlite3.Connection, cap: int = DIRTY_CAP) -> int:
 class CachedReport:
     """How much of one object is cached. Sizes are bytes; a directory counts as one block."""
 
-    state: str  # uncached, partial, cached
+    state: str  # uncached, partial, cached; lost: uncached, and home does not have it any more
     size: int
     cached_bytes: int
     blocks: int
     cached_blocks: int
     block_size: int
     dirty: bool  # a pending entry concerns it
+    lost: int | None = None  # the resync that found that home has lost what is not cached
+    nulled_bytes: int = 0  # that a resync made null at home
+    nulled: Sequence[Nulled] = ()  # the first of these ranges, up to NULLED_SHOWN
+
+
+NULLED_SHOWN = 1000
 
 
 def cached_state(cached_blocks: int, blocks: int) -> str:
@@ -333,11 +345,25 @@ def cached_state(cached_blocks: int, blocks: int) -> str:
 
 
 def render_cached(path: str, report: CachedReport, *, as_json: bool) -> str:
-    """One line whose first word is the state, or one JSON object with the path."""
+    """A line whose first word is the state, then what a resync did to the file; or one JSON object
+    with the path."""
     if as_json:
         return json.dumps({"path": path, **asdict(report)}) + "\n"
     return (
         f"{report.state} {report.cached_bytes} of {report.size} bytes,"
         f" {report.cached_blocks} of {report.blocks} blocks of {report.block_size} bytes"
-        f"{', dirty' if report.dirty else ''}\n"
+        f"{', dirty' if report.dirty else ''}\n{_damage(report)}"
     )
+
+
+def _damage(report: CachedReport) -> str:
+    lines: list[str] = []
+    if report.lost is not None:
+        lines.append(f"lost: home does not have what is not cached (resync {report.lost})")
+    for one in report.nulled:
+        where = "nulls before" if one.trash is None else f"number {one.trash} of the trash"
+        lines.append(f"nulled: {one.start}-{one.end} at home, by resync {one.job}; {where}")
+    shown = sum(one.end - one.start for one in report.nulled)
+    if shown < report.nulled_bytes:
+        lines.append(f"nulled: {report.nulled_bytes - shown} bytes more")
+    return "".join(f"{line}\n" for line in lines)

@@ -305,6 +305,11 @@ class Store:
             found.update(ino for row in rows for ino in row if ino in overtaken)
         return found
 
+    def lost_by(self, ino: int) -> int | None:
+        """The job that found that home has lost the file, or None."""
+        row = self.execute("SELECT job FROM lost WHERE ino=?", (ino,)).fetchone()
+        return None if row is None else int(row[0])
+
     def close(self) -> None:
         self.db.close()
         os.close(self._wal)
