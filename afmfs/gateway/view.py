@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,7 +72,7 @@ class Object(NamedTuple):
 
     ino: int
     mode: int
-    bytes: int  # of its cached blocks, about
+    bytes: int  # of a file's cached blocks, about
 
 
 class Sources(NamedTuple):
@@ -189,10 +190,11 @@ class View:
                 ):
                     if ino in partial:
                         partial[ino] += int.from_bytes(bits).bit_count() * self.block
-        return [
-            Object(ino, mode, size if whole else min(size, partial[ino]))
+        data = (
+            0 if not stat.S_ISREG(mode) else size if whole else min(size, partial[ino])
             for ino, mode, size, whole in rows
-        ]
+        )
+        return [Object(row[0], row[1], size) for row, size in zip(rows, data, strict=True)]
 
     def rows(self, inos: Iterable[int]) -> dict[int, Row]:
         """The rows of many inodes; one that cache.db no longer has is missing."""
