@@ -53,7 +53,11 @@ class Steering(Reporting):
             self._store,
             self.jobs,
             self._link,
-            lambda: self.settings.tunables.auto_resync and not self.stopped,
+            lambda: (
+                self.settings.mode == "sw"  # another's data are not to be overwritten
+                and self.settings.tunables.auto_resync
+                and not self.stopped
+            ),
         )
         self._fetcher.asked = self._lister.asked = self._automatic.asked
         self.callbacks = Callbacks(
