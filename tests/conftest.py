@@ -34,6 +34,11 @@ def pytest_runtest_makereport(
     return report
 
 
+def has_failed(item: pytest.Item) -> bool:
+    """For fixtures that show more, or throw away what they share, where their test failed."""
+    return item.stash.get(_FAILED, False)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Without FUSE the tests that mount are skipped, and say why."""
     missing = fuse_missing()
@@ -74,7 +79,7 @@ def make_mount(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeM
         return mount
 
     yield make
-    end_mounts(made, failed=request.node.stash.get(_FAILED, False))
+    end_mounts(made, failed=has_failed(request.node))
 
 
 def end_mounts(mounts: list[Mount], *, failed: bool) -> None:
