@@ -1,8 +1,9 @@
-"""`resync`: what it would do, asking before something at home is replaced, waiting for its end."""
+"""`resync` and `failover`: asking before something at home is replaced, waiting for the end."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -38,6 +39,18 @@ def resync_command(request: Request, mount: Mount, access: Access) -> None:
     if waits:
         number = read_status(mount, access).last_job
         emit("resync: " + job.render_summary(job.wait_for("resync", number, mount, access, limit)))
+
+
+def failover_command(request: Request, mount: Mount, access: Access) -> None:
+    limit, values = Limit.of(request.timeout), dict(request.values)
+    target = values.get("--new-target", "")
+    if target and "://" not in target:  # relative to where we are, not to where the mount is
+        values["--new-target"] = os.path.abspath(target)
+    emit(control(replace(request, values=values), mount, access))
+    if "--wait" in request.flags and "--target-only" not in request.flags:
+        number = read_status(mount, access).last_job
+        event = job.wait_for("failover", number, mount, access, limit)
+        emit("failover: " + job.render_summary(event))
 
 
 def _make_ready(request: Request, mount: Mount, access: Access, limit: Limit) -> None:

@@ -12,7 +12,7 @@ from afmfs.admin.find import Fileset, Found, explain, find
 from afmfs.admin.flush import flush_command
 from afmfs.admin.offline import OfflineCache, open_cache
 from afmfs.admin.request import Failure, Request, control, emit
-from afmfs.admin.resync import resync_command
+from afmfs.admin.resync import failover_command, resync_command
 from afmfs.admin.verify import verify_command
 from afmfs.cache.commands import STATS
 from afmfs.cache.event_report import render_events
@@ -74,6 +74,8 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             resync_command(request, mount, access)
         elif name == "verify":
             verify_command(request, mount, access)
+        elif name == "failover":
+            failover_command(request, mount, access)
         elif "--wait" in request.flags:
             flush_command(request, mount, access)
         else:

@@ -50,6 +50,7 @@ class Steered(Protocol):
     def evictions(self) -> Evictions: ...
 
     async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
+    async def failover(self, target: str, *, target_only: bool) -> None: ...  # durable on return
     def start_report(self, kind: str, **options: Any) -> int: ...  # its number
     def cancel_report(self) -> int: ...  # its number; Refused if none is being made
     def set_auto_resync(self, *, on: bool) -> None: ...  # durable on return

@@ -69,6 +69,12 @@ class Fetcher:
             flight.void = True
         self._runs.pop(ino, None)
 
+    def void_all(self) -> None:
+        """Everything under way is worthless: home is another."""
+        for ino in list(self._flights):
+            self.void(ino)
+        self._runs.clear()
+
     async def ensure(self, inode: Inode, start: int, end: int) -> None:
         """Bring what is missing of [start, end). EIO if home can't be asked or does not answer, or
         its version is not the known one."""

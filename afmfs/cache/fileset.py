@@ -87,7 +87,7 @@ class Fileset(Steering):
             store, home / "gateway.db", self._content, self._kernel.forget
         )
         self._link = GatewayLink(
-            lambda sock: start(settings.cache, settings.home_number, sock),
+            lambda sock: start(settings.cache, self.settings.home_number, sock),
             self.hello,
             home_timeout_s=settings.tunables.home_timeout,
             life_timeout_s=settings.tunables.life_timeout,
@@ -112,6 +112,7 @@ class Fileset(Steering):
             Settlement(store, self._content), home / "gateway.db", self._retirement.take_over,
             self._durable.sync_wal,
         )  # fmt: skip
+        self._start = start
         super().__init__()
 
     @property

@@ -200,10 +200,14 @@ class Hearing:
 
     async def _on_ended(self, message: Message) -> None:
         """A gateway ended by itself; the next one is being started."""
-        self.reports.ended()
-        self.trash.ended()
+        self.forget_gateway()
         self.last_error = message["reason"]
         self.record_event("afmGatewayEnded", reason=message["reason"])
+
+    def forget_gateway(self) -> None:
+        """What was asked of the gateway that is gone is not answered any more."""
+        self.reports.ended()
+        self.trash.ended()
 
     async def _on_event(self, message: Message) -> None:
         if message["name"] == "afmCmdRequeued":

@@ -73,6 +73,7 @@ class Jobs:
         self._noted = (0, 0)  # job, and its bytes that are counted in it
         self._failed = 0  # the recovery that was said to have failed
         self.durable = True  # whether power loss would spare `current`
+        self._covered = self.current  # by the durable point that is being made
         self.pace = Pace()
         self._ending = trio.Lock()
 
@@ -123,10 +124,22 @@ class Jobs:
         """Make the job durable, then tell the gateway: it must never know of one that power loss
         takes back, as the number would be given to another."""
         await self._sync_wal()
+        self._tell()
+
+    def _tell(self) -> None:
         self.durable = True
         if self.record is not None:
             self._link.post({"type": "job", "job": self.record})
             self._post_run()  # the inconsistency is the job's from here on
+
+    def point_begins(self) -> None:
+        """A durable point that begins now will cover the present job."""
+        self._covered = self.current
+
+    def point_made(self) -> None:
+        """It did so, if the disk was full when the job was to be made durable."""
+        if not self.durable and self._covered is self.current:
+            self._tell()
 
     @property
     def record(self) -> Message | None:

@@ -46,6 +46,10 @@ GATEWAY_S = 3.0
 """How long a request waits for a gateway that is being started."""
 
 
+ENDS_S = 2.0
+"""How long a gateway that was asked to end may take before it is killed."""
+
+
 def start_gateway(cache: Path, home: int, sock: socket.socket) -> GatewayProcess:
     """A gateway process that talks over `sock`; its command line names the cache."""
     words = ["--home", str(home), "--fd", str(sock.fileno())]
@@ -86,6 +90,15 @@ class _Request:
         self.fds: list[int] = []
 
 
+class _Switch:
+    """A change that is made between two gateways."""
+
+    def __init__(self, change: Callable[[], Awaitable[None]]) -> None:
+        self.change = change
+        self.made = trio.Event()
+        self.error: Exception | None = None
+
+
 Handler = Callable[[Message], Awaitable[None]]
 Taker = Callable[[Message, list[int]], None]
 
@@ -112,6 +125,9 @@ class GatewayLink:
         self._sock: trio.socket.SocketType | None = None
         self.process: GatewayProcess | None = None
         self.stopping = False
+        self.left_behind = False  # the last one is stuck at home and could not be ended
+        self._switch: _Switch | None = None
+        self._scope = trio.CancelScope()  # of what `run` waits for
         self._ending = ""  # how the last one ended
 
     # -- what the fileset asks -------------------------------------------------------------------
@@ -177,17 +193,55 @@ class GatewayLink:
         while True:
             began = trio.current_time()
             try:
-                await self._serve_one()
+                with trio.CancelScope() as self._scope:
+                    await self._serve_one()
             except OSError as exc:
                 log.error("gateway: %s", exc)
             if self.stopping:
+                self._give_up()
                 return
+            if self._switch is not None:
+                self._gone("the gateway is started anew")
+                await self._make(self._switch)
+                failures = -1
+                continue
             failures = 0 if trio.current_time() - began > 60 else failures + 1
             pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
             reason = f"the gateway process ended{self._ending}; started again in {pause:g} s"
             self._gone(reason)
             await self._handle({"type": "ended", "reason": reason})
-            await trio.sleep(pause)
+            with trio.CancelScope() as self._scope:
+                if self._switch is None:
+                    await trio.sleep(pause)
+            if self._switch is not None:
+                await self._make(self._switch)
+
+    async def switch(self, change: Callable[[], Awaitable[None]]) -> None:
+        """Make a change between two gateways: the running one is ended, then it is made, then
+        another is started. What `change` raises is raised here."""
+        assert self._switch is None
+        self._switch, scope = (switch := _Switch(change)), self._scope
+        self.post({"type": "bye"})
+        if self.process is not None:
+            await _ends(self.process, ENDS_S)
+        scope.cancel()
+        await switch.made.wait()
+        if switch.error is not None:
+            raise switch.error
+
+    async def _make(self, switch: _Switch) -> None:
+        try:
+            await switch.change()
+        except Exception as exc:  # whoever asked for it handles it
+            switch.error = exc
+        self._switch = None
+        switch.made.set()
+
+    def _give_up(self) -> None:
+        """No change is made any more."""
+        if self._switch is not None:
+            self._switch.error = failed(errno.EIO)
+            self._switch.made.set()
 
     async def _serve_one(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -311,16 +365,20 @@ class GatewayLink:
         self.stopping = True
         self.post({"type": "bye"})
         await self.reap()
+        if self._switch is not None:  # it is being made; what it works on is closed next
+            with trio.move_on_after(ENDS_S):
+                await self._switch.made.wait()
 
     async def reap(self) -> None:
         process = self.process
         if process is None:
             return
-        if not await _ends(process, 2):
+        if not await _ends(process, ENDS_S):
             process.kill()
             await _ends(process, 1)
         status = process.poll()
         self._ending = f" with status {status}" if status else ""
+        self.left_behind = status is None
         if status is None:
             log.error("gateway %d is stuck at home and is left behind", process.pid)
         self.process = None

@@ -43,6 +43,16 @@ async def _resync(fileset: Steered, words: Words) -> str:
     return f"afmctl: Performing resync of fileset: {status.fileset}\n"
 
 
+async def _failover(fileset: Steered, words: Words) -> str:
+    target = words.values.get("--new-target", "")
+    if "--timeout" in words.values:
+        seconds(words.values["--timeout"])
+    if not target:
+        raise UnknownCommand("failover: name the new home with --new-target TARGET")
+    await fileset.failover(target, target_only="--target-only" in words.flags)
+    return f"afmctl: Performing failover of fileset: {fileset.status().fileset}\n"
+
+
 async def _auto_resync(fileset: Steered, words: Words) -> str:
     if words.arguments:
         if words.arguments[0] not in ("on", "off"):
@@ -75,6 +85,25 @@ COMMANDS: tuple[Command, ...] = (
         examples=("resync -j sw1 --wait", "resync --dry-run"),
         modes=frozenset({"sw"}),
         needs_home=True,
+    ),
+    Command(
+        name="failover",
+        summary="Give the fileset a new home, or its home a new address",
+        group=REPAIR,
+        handler=_failover,
+        flags={
+            "--target-only": "it is the same home at another address: nothing is compared",
+            "--wait": "wait until all is at the new home (afmctl only)",
+        },
+        values={
+            "--new-target": ("TARGET", "the path of the new home; also the present one, if wiped"),
+            "--timeout": ("S", "with --wait: give up after S seconds, with status 1"),
+        },
+        details="Everything cached goes to the new home, in the background, but for what is there"
+        "\nalready with the same size and mtime, as `rsync -a` leaves it, together with what is"
+        "\npending. What neither the cache nor the new home has is listed by `verify`.",
+        examples=("failover -j sw1 --new-target /srv/new-home --wait",),
+        modes=frozenset({"sw"}),
     ),
     Command(
         name="auto_resync",

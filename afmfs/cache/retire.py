@@ -53,6 +53,12 @@ class Retirement:
         self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
 
+    async def follow(self, journal: Path) -> None:
+        """Read another gateway.db from here on."""
+        async with self._lock:
+            self.close()
+            self._reader, self._journal, self.seq = None, journal, 0
+
     async def take_over(self) -> None:
         """Retire every outcome that gateway.db holds."""
         async with self._lock:

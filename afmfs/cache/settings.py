@@ -105,14 +105,12 @@ def settle(store: Store, target: str | None, mountpoint: Path, options: MountOpt
     if given and known and given != known and store.inode(ROOT) is not None:
         raise Refused(
             f"{cache} caches {known}, not {given}. To give it a new home, mount it with TARGET"
-            " `none` and use `afmctl DEVICE failover --new-target`; for another fileset, give"
-            " -o cache=DIR"
+            " `none` and use `afmctl DEVICE failover --new-target TARGET`; for another fileset,"
+            " give -o cache=DIR"
         )
     final = given or known
     assert final is not None
-    home = Path(os.fsdecode(parse_target(final)))
-    _refuse_nesting("home", home, "mount point", mountpoint)
-    _refuse_nesting("home", home, "cache", cache)
+    check_target(final, mountpoint, cache)
     block = int(store.get("block_size") or options.block_size or DEFAULT_BLOCK)
     if options.block_size and options.block_size != block:
         raise Refused(
@@ -159,6 +157,14 @@ def _remember(store: Store, settings: Settings) -> None:
         store.put("tokens", json.dumps([*tokens, token]))
     store.sync_wal()
     (settings.cache / "gateway" / str(settings.home_number)).mkdir(parents=True, exist_ok=True)
+
+
+def check_target(target: str, mountpoint: Path, cache: Path) -> str:
+    """The target as it is remembered. Refused where it can't be home to this cache."""
+    home = Path(os.fsdecode(parse_target(target)))
+    _refuse_nesting("home", home, "mount point", mountpoint)
+    _refuse_nesting("home", home, "cache", cache)
+    return os.fsdecode(home)
 
 
 def _canonical(target: str) -> str:

@@ -15,7 +15,7 @@ from afmfs.cache.blobs import POOL
 from afmfs.cache.callbacks import Callbacks
 from afmfs.cache.commands import execute
 from afmfs.cache.jobs import RESYNC
-from afmfs.cache.reporting import Reporting
+from afmfs.cache.moving import Moving
 from afmfs.errors import Refused
 from afmfs.model.callback import home_server
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from afmfs.cache.blobs import Blobs
     from afmfs.cache.checkpoint import Checkpointer
     from afmfs.cache.evict import Evictions
-    from afmfs.cache.fetch import Fetcher
     from afmfs.cache.inode import Inode
     from afmfs.cache.listing import Lister
     from afmfs.cache.trash import TrashDesk
@@ -33,11 +32,10 @@ log = logging.getLogger(__name__)
 WAKE_S = 0.3
 
 
-class Steering(Reporting):
+class Steering(Moving):
     """The half of the fileset that has no file in it."""
 
     _blobs: Blobs
-    _fetcher: Fetcher
     _lister: Lister
     _checkpointer: Checkpointer
     trash: TrashDesk
@@ -63,7 +61,6 @@ class Steering(Reporting):
         self.callbacks = Callbacks(
             self._store, self._durable.sync_wal, self.record_event, self._about
         )
-        self._forgettable = 0  # outcomes whose retirement the running durable point covers
 
     async def execute(self, line: str) -> str:
         """Execute a control command; its reply. AfmError where it is refused."""
@@ -100,7 +97,7 @@ class Steering(Reporting):
         self.settled_through = 0
         self._link.post({"type": "resume"})
         self._automatic.asked()
-        return self._link.home.requeued
+        return self.facts().requeued
 
     async def resync(self, *, keep_uncached: bool) -> None:
         """Have home made to agree with the cache; durable on return, done in the background."""
@@ -169,12 +166,14 @@ class Steering(Reporting):
 
     def _before_point(self) -> None:
         self._forgettable = self._retirement.seq
+        self.jobs.point_begins()
 
     def _after_point(self) -> None:
         """The gateway forgets an outcome only when its retirement is durable
         (forget-after-durable)."""
         if self._forgettable:
             self._link.post({"type": "forget", "seq": self._forgettable})
+        self.jobs.point_made()
 
     async def _fill_pool(self) -> None:
         """Have empty blobs ready."""

@@ -113,6 +113,10 @@ class TrashDesk:
         if said:
             self._begin(Restore(said["job"], said["path"]))
 
+    def follow(self, journal: Path) -> None:
+        """The trash of another home, from here on."""
+        self._journal = journal
+
     # -- listing ---------------------------------------------------------------------------------
 
     async def listing(self, job: int | None) -> Listing:

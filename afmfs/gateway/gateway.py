@@ -21,6 +21,7 @@ from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
 from afmfs.gateway.replay import Replay
 from afmfs.gateway.reports import Maker, Reports
 from afmfs.gateway.restore import Restorer
+from afmfs.gateway.scout import Scout
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash_requests import TrashRequests
 from afmfs.gateway.verify import Verify
@@ -40,7 +41,7 @@ class Gateway:
 
     def __init__(self, cache: Path, home_number: int, send: Send) -> None:
         self._cache, self._number, self._send_out = cache, home_number, send
-        self._engine: _Engine | None = None
+        self._engine: _Engine | Scout | None = None
         self._stopping = threading.Event()
         self.crashed: Callable[[], None] = lambda: None
         """Called in the thread that can't go on."""
@@ -63,6 +64,10 @@ class Gateway:
     def _begin(self, hello: Message) -> None:
         if self._engine is not None:
             raise ProtocolError("a second hello")
+        if hello.get("survey"):
+            self._engine = scout = Scout(hello, lambda message: self.send(message))
+            self._spawn(scout.contact.run, "probe")
+            return
         directory = self._cache / "gateway" / str(self._number)
         try:
             journal = Journal(directory)
@@ -100,10 +105,8 @@ class Gateway:
         ticks = 0
         while not self._stopping.wait(TICK_S):
             if self._engine is not None:
-                self._engine.contact.tick()
                 ticks += 1
-                if ticks % STATUS_TICKS == 0:
-                    self._engine.replay.send_status()
+                self._engine.tick(ticks)
 
     def stop(self, within_s: float = 1.0) -> bool:
         """End after the running operation; whether all threads ended in time, and the journal is
@@ -158,6 +161,11 @@ class _Engine:
             "trash": self.trash.listing,
             "dry-run": DryRun(self.view, self.contact, self.replay.book, self.replay.work).rows,
         }
+
+    def tick(self, ticks: int) -> None:
+        self.contact.tick()
+        if ticks % STATUS_TICKS == 0:
+            self.replay.send_status()
 
     def take(self, message: Message) -> None:
         replay = self.replay

@@ -114,7 +114,7 @@ def missing(home: Home) -> HomeAway:
     return HomeAway(
         "Unmounted",
         f"{path} has no marker (.afm/home.json): home is not mounted there. If home was wiped on "
-        f"purpose, fail over to the same path",
+        f"purpose, fail over to the same path: `failover --new-target {path}`",
     )
 
 

@@ -96,6 +96,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "latency_ms": (int, float, type(None)),
     "statvfs": _OPT_DICT,
     "job": _OPT_DICT,
+    "survey": _BOOL,
     "summary": _OPT_DICT,
 }
 

@@ -50,6 +50,9 @@ class FakeFileset:
     async def resync(self, *, keep_uncached: bool) -> None:
         self.calls.append(("resync", keep_uncached))
 
+    async def failover(self, target: str, *, target_only: bool) -> None:
+        self.calls.append(("failover", target, target_only))
+
     def start_report(self, kind: str, **options: Any) -> int:
         self.calls.append((kind, options))
         number = (self.shown.report or {"number": 0})["number"] + 1
