@@ -169,11 +169,12 @@ async def test_what_is_cached_of_it_is_fetched_again(office: Office, tmp_path: P
         await gateway.hear("fetch", 2)
         nursery.start_soon(fileset.trash.restore, 3, None)
         told = {"number": 5, "path": b"f", "why": "nulled", "ino": inode.ino}
-        await say_restored(gateway, 1, told | {"ranges": [[0, 4 * BLOCK]]})
-        await say_restored(gateway, 2)
+        await say_restored(gateway, 1, told | {"ranges": [[2 * BLOCK, 4 * BLOCK]]})
         await fetched(2, b"\0")  # read before it was restored
         await fetched(3, b"x")
         assert found[1] == b"xxxx"
+        await say_restored(gateway, 2, told | {"number": 6, "ranges": [[0, BLOCK]]})
+        await say_restored(gateway, 3)
         nursery.start_soon(read, 0)
         await fetched(4, b"x")
         assert found[2] == b"abxx", "what is pending stays"
