@@ -97,17 +97,26 @@ class Settlement:
         known = (inode.home_size, inode.home_mtime, inode.home_ino)
         other = known != version and self.unmark_clean(inode, ((0, inode.size),))
         self.stamp(inode, version)
-        if not inode.is_file or size is None or self._store.pending([inode]):
+        if not inode.is_file or size is None or self._resized(inode):
             return other
         if self._content.validity.valid(inode, 0, inode.size):
             return other
         if (inode.size, inode.mtime) == (size, mtime):
             return other
+        if self._store.pending([inode]):
+            mtime = inode.mtime  # it may have been set here meanwhile, and then goes to home
         self._content.uncache(inode)
         self._store.save(
             inode, size=size, mtime=mtime, ctime=time.time_ns(), home_valid=size, whole=size == 0
         )
         return True
+
+    def _resized(self, inode: Inode) -> bool:
+        """Whether a size of it is pending."""
+        row = self._store.execute(
+            "SELECT 1 FROM queue WHERE ino=? AND op<>6 AND op=? LIMIT 1", (inode.ino, Op.SIZE)
+        ).fetchone()
+        return row is not None
 
     def _refuse(self, inode: Inode, *, whole: bool, code: int) -> None:
         """Home can never hold the object, or never all of its attributes."""

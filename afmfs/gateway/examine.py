@@ -87,7 +87,8 @@ class Examiner:
             gaps = ((0, min(row.size, row.home_valid)),)
         for start, end in sources.valid:
             gaps = subtract(gaps, start, end)
-        return Cached(kind, sources.valid, gaps, dirty)
+        resized = dirty and not sources.valid and self.work.view.is_resized(row.ino)
+        return Cached(kind, sources.valid, gaps, dirty, resized)
 
     # -- home's side -----------------------------------------------------------------------------
 

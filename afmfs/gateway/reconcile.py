@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from afmfs.gateway.examine import Case, Examiner, Seen, same_object
 from afmfs.gateway.home import Home
@@ -61,6 +61,8 @@ class Reconciler:
     def __init__(self, work: Work, examiner: Examiner, book: TrashBook, job: Job) -> None:
         self.work, self._examiner, self._book, self._job = work, examiner, book, job
         self._pusher = Pusher(work)
+        # What is found is our own, half pushed, or is taken over: no version is asked for.
+        self._unasking = Pusher(replace(work, doubt=True))
         self._namer = Namer(work, self._pusher)
         self._cases: dict[int, Case] = {}
         self.beside: list[bytes] = []  # what was written beside, to be removed once it is landed
@@ -140,8 +142,8 @@ class Reconciler:
     def _outcome(self, due: Due, decision: Decision, done: Done) -> Outcome | None:
         """What the cache has to know of the object."""
         stamp = done.stamp
-        if decision.do in (Do.ADOPT, Do.SKIP):
-            stamp = self._agreed(due.ino, decision)
+        if decision.do is Do.SKIP:
+            stamp = self._agreed(due.ino)
         if decision.do is Do.LOST:
             return Outcome(0, due.ino, None, LOST)
         if stamp is None and done.unrepresentable is None:
@@ -149,13 +151,12 @@ class Reconciler:
         result = _RESULTS.get(decision.do, NULLED if decision.null else RESYNCED)
         return Outcome(0, due.ino, stamp, result, done.unrepresentable)
 
-    def _agreed(self, ino: int, decision: Decision) -> Stamp | None:
+    def _agreed(self, ino: int) -> Stamp | None:
         """The version that home has, where the cache does not know it."""
         case = self._cases.get(ino)
         if case is None or case.names[0].st is None:
             return None
-        news = decision.do is Do.ADOPT or self._job.kind is Kind.FAILOVER
-        if news or self.work.view.is_lost(ino):
+        if self._job.kind is Kind.FAILOVER or self.work.view.is_lost(ino):
             return self._examiner.stamp(case.names[0].st)
         return None
 
@@ -164,8 +165,10 @@ class Reconciler:
         again = due.decision is not None
         for aside in decision.asides:
             self._move_aside(aside)
-        if decision.at is None or row is None or decision.do in (Do.SKIP, Do.ADOPT, Do.LOST):
+        if decision.at is None or row is None or decision.do in (Do.SKIP, Do.LOST):
             return Done()
+        if decision.do is Do.ADOPT:
+            return self._adopt(row)
         if decision.do is Do.PUSH:
             done = self._push(row, again=again)
         elif stat.S_ISREG(row.mode):
@@ -174,6 +177,14 @@ class Reconciler:
             done = self._make_other(decision.at, row)
         self._name(decision.at, row)
         return done
+
+    def _adopt(self, row: Row) -> Done:
+        """Home's bytes stay; what is pending of the file's attributes is for them."""
+        case = self._cases[row.ino]
+        if case.cached.dirty:
+            return self._send(row, Content(attr=True, xattrs=self._keys(row)), self._unasking)
+        assert case.names[0].st is not None
+        return Done(self._examiner.stamp(case.names[0].st))
 
     def _move_aside(self, aside: Aside) -> None:
         work, (parent, name) = self.work, aside.place
@@ -194,20 +205,17 @@ class Reconciler:
     # -- what is there ---------------------------------------------------------------------------
 
     def _push(self, row: Row, *, again: bool) -> Done:
-        work = self.work
         content = Content(
             size=row.size if stat.S_ISREG(row.mode) else None,
             ranges=((0, row.size),) if stat.S_ISREG(row.mode) and row.size else (),
             attr=True,
             xattrs=self._keys(row),
         )
-        work.doubt = again  # then what is found is our own, half pushed
-        try:
-            return self._pusher.execute(
-                Push(ids=(), ino=row.ino, kind=stat.S_IFMT(row.mode), content=content)
-            )
-        finally:
-            work.doubt = False
+        return self._send(row, content, self._unasking if again else self._pusher)
+
+    def _send(self, row: Row, content: Content, pusher: Pusher) -> Done:
+        kind = stat.S_IFMT(row.mode)
+        return pusher.execute(Push(ids=(), ino=row.ino, kind=kind, content=content))
 
     def _keys(self, row: Row) -> frozenset[bytes]:
         return frozenset(self.work.view.xattrs(row.ino)) if self.work.xattrs else frozenset()
@@ -232,7 +240,7 @@ class Reconciler:
             dirfd, scratch = work.directory(place[0]), home.scratch()
             if again and self._is_ours(dirfd, place[1], beside):
                 self.beside.append(beside)
-                work.doubt = True  # it may have been cut short by a power loss at home
+                # Once more: it may have been cut short by a power loss at home.
                 return self._push(row, again=True)
             with suppress(FileNotFoundError):
                 home.unlink(scratch, beside)

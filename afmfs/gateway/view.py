@@ -235,6 +235,13 @@ class View:
         ).fetchone()
         return None if row is None else row[0]
 
+    def is_resized(self, ino: int) -> bool:
+        """Whether a size of the inode is pending."""
+        row = self._db.execute(
+            "SELECT 1 FROM queue WHERE ino=? AND op<>6 AND op=? LIMIT 1", (ino, int(Op.SIZE))
+        ).fetchone()
+        return row is not None
+
     def is_lost(self, ino: int) -> bool:
         """Whether home has lost a file of which nothing is cached."""
         row = self._db.execute("SELECT 1 FROM lost WHERE ino=?", (ino,)).fetchone()

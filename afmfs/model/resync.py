@@ -13,6 +13,8 @@ moved aside, into home's trash, first:
     the known file    no data                 SKIP; PUSH if something of it is pending
     another version   data                    MAKE; what is there goes aside
     another version   no data                 ADOPT: the cache takes home's size and times over
+    another version   no data, but a pending  MAKE with nulls; what is there goes aside
+                      size
     an equal file     anything (failover)     SKIP: nothing is sent
     another type      data, or no file        MAKE; what is there goes aside
     another type      a file without data     LOST
@@ -77,6 +79,7 @@ class Cached(NamedTuple):
     valid: Ranges = ()  # bytes of a file that are cached
     gaps: Ranges = ()  # bytes of a file that only home may have
     dirty: bool = False  # something of it is pending
+    resized: bool = False  # its size is: home's bytes are not what they were to be
 
     @property
     def without_data(self) -> bool:
@@ -108,7 +111,7 @@ def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
     if cached.kind == stat.S_IFDIR:
         return Verdict(Do.PUSH)
     if not found.known:
-        if cached.without_data and not cached.dirty:
+        if cached.without_data and not cached.resized:
             return Verdict(Do.ADOPT)
         return Verdict(Do.MAKE, cached.gaps, CHANGED)
     if cached.without_data:

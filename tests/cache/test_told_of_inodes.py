@@ -299,7 +299,19 @@ async def test_attributes_set_meanwhile_are_not_adopted_over(
     parts.namespace.set_attributes(inode, {"mtime": 5})
     gateway.says(inode.ino, ADOPTED, NEWER)
     await parts.retirement.take_over()
-    assert (inode.size, inode.mtime) == (3 * BLOCK, 5)
+    assert (inode.size, inode.mtime) == (NEWER[0], 5)
+    assert stamp_of(inode) == NEWER
+
+
+async def test_a_size_set_meanwhile_is_not_adopted_over(
+    parts: Parts,  # noqa: F811
+    gateway: Gateway,
+) -> None:
+    inode = parts.uncached(b"f", 3 * BLOCK)
+    await parts.content.resize(inode, 5, changes={})
+    gateway.says(inode.ino, ADOPTED, NEWER)
+    await parts.retirement.take_over()
+    assert inode.size == 5
     assert stamp_of(inode) == NEWER
 
 

@@ -133,7 +133,7 @@ def objects(draw: st.DrawFn) -> Cached:
     if kind != FILE:
         return Cached(kind, dirty=dirty)
     valid = draw(st.just(()) | spans)
-    return Cached(kind, valid, gaps(valid, 0, SIZE), dirty)
+    return Cached(kind, valid, gaps(valid, 0, SIZE), dirty, dirty and draw(st.booleans()))
 
 
 found_things = st.none() | st.builds(
@@ -166,13 +166,13 @@ def test_what_is_cached_gets_to_home(cached: Cached, found: Found | None, job: J
 
 
 @given(objects(), found_things, jobs)
-def test_only_a_clean_file_without_data_follows_home_or_is_lost(
+def test_only_a_file_without_data_follows_home_or_is_lost(
     cached: Cached, found: Found | None, job: Job
 ) -> None:
     said = verdict(cached, found, job)
     if said.do in (Do.ADOPT, Do.LOST):
         assert cached.gaps and not cached.valid
-        assert said.do is Do.LOST or not cached.dirty
+        assert said.do is Do.LOST or not cached.resized
     if said.do is Do.LOST:
         assert found is None or found.kind != FILE
 
@@ -187,7 +187,7 @@ def test_nothing_is_nulled_that_an_earlier_job_has_nulled(
 
 def after(cached: Cached, found: Found | None, said: Verdict) -> tuple[Cached, Found | None]:
     """What the cache and home have when a verdict is carried out, the outcome taken over."""
-    clean = cached._replace(dirty=False)
+    clean = cached._replace(dirty=False, resized=False)
     if said.do is Do.LOST:
         return clean, found
     if said.do is Do.MAKE:
