@@ -25,6 +25,7 @@ from afmfs.cache.nulls import Nulls
 from afmfs.cache.schema import INODE_COLUMNS, VERSION
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import Store
+from afmfs.cache.trash_report import Listing, read_trash
 from afmfs.cache.validity import Validity
 from afmfs.cache.write_stats import with_write_stats
 from afmfs.errors import AfmError, Damaged
@@ -97,6 +98,10 @@ class OfflineCache:
 
     def events(self) -> list[Event]:
         return read_events(self._cache)
+
+    def trash(self, job: int | None) -> Listing:
+        """What a job has moved aside at home, or all of them have."""
+        return read_trash(self._gateway, job)
 
     def cached(self, path: str) -> CachedReport:
         """The report on the object at `path`, relative to the root. AfmError if it isn't known."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Sequence
 
 from afmfs.cache.command_line import JSON, REPAIR, Command, Steered, Words, number, relative
 from afmfs.cache.trash import ALL, Restore
@@ -29,10 +30,15 @@ async def _trash(fileset: Steered, words: Words) -> str:
     return await handler(fileset, words, rest)
 
 
-async def _list(fileset: Steered, words: Words, rest: list[str]) -> str:
+def listed_job(rest: Sequence[str]) -> int | None:
+    """The job that `trash list` is about, None: all; from the words after it."""
     if len(rest) > 1:
         raise UnknownCommand("trash list takes an ID, or nothing")
-    job = number(rest[0], "the ID of a resync") if rest else None
+    return number(rest[0], "the ID of a resync") if rest else None
+
+
+async def _list(fileset: Steered, words: Words, rest: list[str]) -> str:
+    job = listed_job(rest)
     return render(await fileset.trash.listing(job), as_json="--json" in words.flags)
 
 
@@ -95,5 +101,6 @@ COMMANDS: tuple[Command, ...] = (
         "\nto NAME.restored-ID beside what has its name now. `empty` destroys it for good.",
         examples=("trash list", "trash restore 3 reports/2024.ods", "trash empty 3"),
         modes=frozenset({"sw"}),
+        unmounted=True,
     ),
 )

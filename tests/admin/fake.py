@@ -9,8 +9,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
+from afmfs.cache.callbacks import Callbacks
+from afmfs.cache.evict import Evictions
 from afmfs.cache.inode import Inode
 from afmfs.cache.status import CachedReport, Status
+from afmfs.cache.trash import TrashDesk
 from afmfs.errors import Refused
 
 TREE = {(1, b"dir"): 16, (16, b"a file"): 17, (16, b"\xff\n"): 18}
@@ -18,6 +21,9 @@ TREE = {(1, b"dir"): 16, (16, b"a file"): 17, (16, b"\xff\n"): 18}
 
 class FakeFileset:
     mount_point = "/mnt/sw1"
+    trash: TrashDesk  # none of these is there
+    callbacks: Callbacks
+    evictions: Evictions
 
     def __init__(self, **status: Any) -> None:
         values = {"device": "fs1", "fileset": "sw1", "target": "/home", "state": "Active"}
