@@ -1,9 +1,10 @@
 """Run as a program of its own: turns into another one, after it has made itself plain.
 
 `python -I -S launch.py PROGRAM ARGUMENT...`. It stands between the mount process and a program that
-may lie anywhere: whoever starts a process waits, with the interpreter's lock, until it has loaded
-its program. Were that on a home that hangs, or in this very mount, the mount process would wait for
-ever. This one lies where the mount process itself was loaded from.
+may lie anywhere: whoever starts a process waits until it has loaded its program, and does so with
+the interpreter's lock before Python 3.11.4 (Debian 12 has 3.11.2). Were the program on a home that
+hangs, or in this very mount, the mount process would wait for ever. This one lies where the mount
+process itself was loaded from.
 """
 
 import os
