@@ -9,7 +9,7 @@ import array
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class FakeGateway:
     def __init__(self, office: Office, home: int, sock: socket.socket) -> None:
         self.home, self.pid = home, os.getpid()
         self.heard: list[Message] = []
-        self.stuck = False  # it ends neither when asked nor when killed
+        self.stuck = False  # it ends neither when asked nor when killed, nor with its socket
         self.ended = False
         self._office = office
         self._sock = trio.socket.from_stdlib_socket(socket.socket(fileno=os.dup(sock.fileno())))
@@ -47,11 +47,16 @@ class FakeGateway:
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        with self._scope:
-            while data := await self._sock.recv(protocol.LIMIT):
-                await self._take(protocol.decode(data))
-        self._sock.close()
-        self.ended = True
+        try:
+            with self._scope:
+                with suppress(ConnectionError):  # the mount process is gone
+                    while data := await self._sock.recv(protocol.LIMIT):
+                        await self._take(protocol.decode(data))
+                if self.stuck:
+                    await trio.sleep_forever()
+        finally:
+            self._sock.close()
+            self.ended = True
 
     async def _take(self, message: Message) -> None:
         self.heard.append(message)
