@@ -64,8 +64,18 @@ class Examiner:
         places = self.work.locator.places(ino)
         if not places:
             return None
-        names = sorted(self._seen(row, places), key=_promise)
-        return Case(row, self.cached(row), tuple(names))
+        first, *others = sorted(self._seen(row, places), key=_promise)
+        if first.found and first.found.equal and not self._one_object(first, others):
+            first = first._replace(found=first.found._replace(equal=False))
+        return Case(row, self.cached(row), (first, *others))
+
+    def _one_object(self, first: Seen, others: list[Seen]) -> bool:
+        """Whether home has all names, and one object under them, if it can."""
+        properties = self.work.home.properties
+        if not properties.hard_links:
+            return all(seen.found and seen.found.equal for seen in others)
+        stable, st = properties.stable_inodes, first.st
+        return all(st and o.st and same_object(st, o.st, stable_inodes=stable) for o in others)
 
     def _root(self, row: Row) -> Case:
         st = os.fstat(self.work.home.readable)
@@ -152,15 +162,22 @@ class Examiner:
             os.close(fd)
 
     def _equal(self, row: Row, st: os.stat_result) -> bool:
-        """As an out-of-band copy is compared: size and mtime, as precise as home keeps it."""
-        grain = self.work.home.properties.mtime_ns
-        times = row.mtime // grain == st.st_mtime_ns // grain
-        if stat.S_ISDIR(row.mode):
-            owners = not self.work.home.properties.owners or (
-                (row.uid, row.gid) == (st.st_uid, st.st_gid)
-            )
-            return times and owners and stat.S_IMODE(row.mode) == stat.S_IMODE(st.st_mode)
-        return times and (not stat.S_ISREG(row.mode) or row.size == st.st_size)
+        """As an out-of-band copy is compared: size and mtime, as precise as home keeps it; where
+        something is pending, and a directory, by mode and owner as well."""
+        properties = self.work.home.properties
+        grain = properties.mtime_ns
+        if row.mtime // grain != st.st_mtime_ns // grain:
+            return False
+        if stat.S_ISREG(row.mode) and row.size != st.st_size:
+            return False
+        dirty = row.changed > row.retired
+        if dirty and self.work.xattrs and self.work.view.pending_xattrs(row.ino):
+            return False
+        if not dirty and not stat.S_ISDIR(row.mode):
+            return True
+        owners = not properties.owners or (row.uid, row.gid) == (st.st_uid, st.st_gid)
+        modes = not properties.modes or stat.S_ISLNK(row.mode)
+        return owners and (modes or stat.S_IMODE(row.mode) == stat.S_IMODE(st.st_mode))
 
     def stamp(self, st: os.stat_result) -> Stamp:
         return take(st, stable_inodes=self.work.home.properties.stable_inodes)

@@ -218,7 +218,10 @@ class Reconciler:
         return pusher.execute(Push(ids=(), ino=row.ino, kind=kind, content=content))
 
     def _keys(self, row: Row) -> frozenset[bytes]:
-        return frozenset(self.work.view.xattrs(row.ino)) if self.work.xattrs else frozenset()
+        if not self.work.xattrs:
+            return frozenset()
+        view = self.work.view
+        return view.pending_xattrs(row.ino).union(view.xattrs(row.ino))  # removed ones, too
 
     # -- what is not -----------------------------------------------------------------------------
 

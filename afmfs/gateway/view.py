@@ -242,6 +242,13 @@ class View:
         ).fetchone()
         return row is not None
 
+    def pending_xattrs(self, ino: int) -> frozenset[bytes]:
+        """Names of extended attributes that were set or removed, which is pending."""
+        rows = self._db.execute(
+            "SELECT name FROM queue WHERE ino=? AND op<>6 AND op=?", (ino, int(Op.XATTR))
+        )
+        return frozenset(name for (name,) in rows)
+
     def is_lost(self, ino: int) -> bool:
         """Whether home has lost a file of which nothing is cached."""
         row = self._db.execute("SELECT 1 FROM lost WHERE ino=?", (ino,)).fetchone()
