@@ -53,7 +53,7 @@ class Moved(NamedTuple):
         }
 
 
-def _moved(make_mount: MakeMount, home: Path, copy: Copy) -> Moved:
+def _moved(make_mount: MakeMount, home: Path, copy: Copy, *options: str) -> Moved:
     (home / "directory/inner").mkdir(parents=True)
     for number in range(12):
         path = home / ("directory" if number % 2 else "directory/inner") / f"file{number}"
@@ -61,7 +61,7 @@ def _moved(make_mount: MakeMount, home: Path, copy: Copy) -> Moved:
     (home / "link").symlink_to("directory")
     new = home.with_name("new home")
     new.mkdir()
-    scene = Scene(make_mount(home, *OPTIONS))
+    scene = Scene(make_mount(home, *OPTIONS, *options))
     (scene.point / "made here").write_bytes(noise(3 * BLOCK))
     for path in (scene.point, scene.point / "directory", scene.point / "directory/inner"):
         os.utime(path, ns=(T0, T0))  # rsync takes a directory of this very second for the same
@@ -135,6 +135,26 @@ def size_and_mtime_are_compared(make_mount: MakeMount, home: Path) -> None:
     assert after["directory/renamed"].content == noise(BLOCK + 9, 9)
     assert "directory/file9" not in after
     assert event["files"] == 2 + ROOT  # file3 and file7; a new name is given without any of it
+
+
+def what_is_pending_goes_along(make_mount: MakeMount, home: Path) -> None:
+    """Though size and mtime are equal: none of it changes these."""
+    moved = _moved(make_mount, home, _cp, "xattrs")
+    point, new = moved.scene.point, moved.new
+    os.setxattr(new / "directory/file1", "user.old", b"old")
+    os.setxattr(point / "directory/file1", "user.old", b"old")
+    moved.scene.flush()
+    os.removexattr(point / "directory/file1", "user.old")
+    os.setxattr(point / "directory/file3", "user.new", b"new")
+    os.chmod(point / "directory/file5", 0o4711)
+    os.link(point / "directory/file7", point / "another name")
+    (point / "directory/inner/file0").unlink()
+    (point / "directory/inner").rename(point / "inner renamed")
+    moved.failover()
+    assert_same(point, new)
+    assert os.listxattr(new / "directory/file1") == []
+    assert os.getxattr(new / "directory/file3", "user.new") == b"new"
+    assert moved.scene.state == "Active"
 
 
 def blocks_of_partial_files_go_to_the_new_home(make_mount: MakeMount, home: Path) -> None:
