@@ -92,7 +92,10 @@ def _click_command(command: Command) -> click.Command:
     for option, (value, text) in command.values.items():
         waits = option == "--timeout" and "--wait" in command.flags
         kind = click.FloatRange(min=0) if waits else None
-        parameters.append(click.Option([option], metavar=value, type=kind, help=text))
+        many = option in command.repeats
+        parameters.append(
+            click.Option([option], metavar=value, type=kind, help=text, multiple=many)
+        )
     for name in command.parameters:
         word, many = name.strip("[]"), "..." in name
         parameters.append(
@@ -132,6 +135,7 @@ def _invoke(command: Command, values: dict[str, Any]) -> None:
     if command.name == "help":
         _print_help([name for name in (values["command"],) if name], context.find_root())
     given = {option: values[_key(option)] for option in command.values}
+    repeated = {option: given.pop(option) for option in command.repeats}
     timeout = given.pop("--timeout", None) if "--wait" in command.flags else None
     if timeout is not None and not values["wait"]:
         raise click.UsageError("--timeout is for --wait", context)
@@ -143,6 +147,7 @@ def _invoke(command: Command, values: dict[str, Any]) -> None:
         arguments=tuple(_arguments(command, values)),
         flags=frozenset(flag for flag in command.flags if values[_key(flag)]),
         values={option: value for option, value in given.items() if value is not None},
+        repeated={option: several for option, several in repeated.items() if several},
         timeout=timeout,
     )
     try:

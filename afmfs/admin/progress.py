@@ -49,6 +49,21 @@ def job_progress(name: str) -> Iterator[Show]:
 
 
 @contextmanager
+def eviction_progress(limit: int) -> Iterator[Show]:
+    """Yields what to call with each new status while blocks are evicted down to `limit` bytes."""
+    first: int | None = None
+
+    def figures(status: Status) -> tuple[int, int, str]:
+        nonlocal first
+        left = max(0, status.cached_bytes - limit)
+        first = left if first is None else max(first, left)
+        return first - left, first, f"evict: {decimal(left)} left"
+
+    with _bar("evict", figures) as show:
+        yield show
+
+
+@contextmanager
 def _bar(name: str, figures: Callable[[Status], tuple[int, int, str]]) -> Iterator[Show]:
     """`figures` says how much is done, of how much (0: not known yet), and a text."""
     if not sys.stderr.isatty():

@@ -35,6 +35,7 @@ class Request:
     arguments: tuple[str, ...] = ()
     flags: frozenset[str] = frozenset()
     values: Mapping[str, str] = field(default_factory=dict)
+    repeated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     timeout: float | None = None  # seconds, of --wait
 
     @property
@@ -57,6 +58,8 @@ def control(request: Request, mount: Mount, access: Access) -> str:
         arguments = (inside(arguments[0], mount, access),)
     options = sorted(request.flags - {"--wait"})
     options += [f"{option}={value}" for option, value in request.values.items()]
+    for option, several in request.repeated.items():
+        options += [f"{option}={value}" for value in several]
     line = shlex.join([request.command.name, *options, "--", *arguments])
     if not arguments:
         line = shlex.join([request.command.name, *options])
