@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -149,13 +149,22 @@ class Blobs:
 
     def remove(self, gen: int) -> None:
         """Destroy a whole blob; none there is fine."""
+        self.let_go(gen)
+        self.destroy([gen])
+
+    def let_go(self, gen: int) -> None:
+        """Keep the blob open no longer than threads use it."""
         fd = self._open.pop(gen, None)
         if fd is not None:
             self._close(fd)
-        try:
-            os.unlink(blob_name(gen), dir_fd=self._dir)
-        except FileNotFoundError:
-            pass  # reclaimed before a crash took its row's removal back
+
+    def destroy(self, gens: Iterable[int]) -> None:
+        """Destroy whole blobs that are let go. May run in a thread."""
+        for gen in gens:
+            try:
+                os.unlink(blob_name(gen), dir_fd=self._dir)
+            except FileNotFoundError:
+                pass  # reclaimed before a crash took its row's removal back
 
     # -- empty blobs made in advance -------------------------------------------------------------
 

@@ -25,6 +25,8 @@ from afmfs.cache.store import Store
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
+RECLAIM_STEP = 64
+"""Blobs destroyed between two looks at other requests."""
 _FAST_S = 0.0003
 """A flush quicker than this runs on the loop thread: the hop to another costs as much."""
 
@@ -161,13 +163,20 @@ class Durable:
         if not rows:
             return
         await self.sync_wal()
+        whole = [(ino, gen) for ino, gen, start in rows if start == 0]
+        for low in range(0, len(whole), RECLAIM_STEP):
+            await self._reclaim_whole(whole[low : low + RECLAIM_STEP])
         for ino, gen, start in rows:
-            if start == 0:
-                self._blobs.remove(gen)
-                with self._store as store:
-                    store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (ino, gen))
-            else:
+            if start:
                 await self._reclaim_tail(ino, gen)
+
+    async def _reclaim_whole(self, some: list[tuple[int, int]]) -> None:
+        """Blobs of inodes that have another one, or none: a generation never comes back."""
+        for _, gen in some:
+            self._blobs.let_go(gen)
+        await trio.to_thread.run_sync(self._blobs.destroy, [gen for _, gen in some])
+        with self._store as store:
+            store.db.executemany("DELETE FROM reclaim WHERE ino=? AND gen=?", some)
 
     async def _reclaim_tail(self, ino: int, gen: int) -> None:
         async with self._locks.hold(ino):

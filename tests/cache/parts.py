@@ -7,7 +7,7 @@ kills the process at one of them by naming it in `kill_at`, and looks at what a 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ class RecordingBlobs(Blobs):
         reach(self, "cut")
         super().cut(inode, size)
 
-    def remove(self, gen: int) -> None:
+    def destroy(self, gens: Iterable[int]) -> None:
         reach(self, "remove")
-        super().remove(gen)
+        super().destroy(gens)
 
 
 def reach(part: RecordingStore | RecordingBlobs, what: str) -> None:
