@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterable
 
 from afmfs.admin.access import Access
-from afmfs.admin.evict import evict_command
 from afmfs.admin.find import Fileset, Found, explain, find
 from afmfs.admin.flush import flush_command
 from afmfs.admin.offline import OfflineCache, open_cache
@@ -18,6 +17,8 @@ from afmfs.admin.verify import verify_command
 from afmfs.cache.commands import STATS
 from afmfs.cache.event_report import render_events
 from afmfs.cache.status import Status, render_cached, render_json, render_state
+from afmfs.cache.trash_commands import listed_job
+from afmfs.cache.trash_report import render as render_trash
 from afmfs.cache.write_stats import render_write_stats
 from afmfs.errors import AfmError, UnknownCommand
 
@@ -73,8 +74,6 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             _stream(access.chunks(mount.path("queue")))
         elif name == "resync":
             resync_command(request, mount, access)
-        elif name == "evict":
-            evict_command(request, mount, access)
         elif name == "verify":
             verify_command(request, mount, access)
         elif name == "failover":
@@ -122,8 +121,17 @@ def _read_offline(request: Request, cache: OfflineCache) -> None:
         _show_state(request, [status])
     elif name == "queue":
         _stream(cache.queue_lines())
+    elif name == "trash":
+        _list_trash(request, cache)
     elif name == "events":
         emit(render_events(cache.events(), as_json=request.as_json))
     else:
         path = request.arguments[0]
         emit(render_cached(path, cache.cached(path), as_json=request.as_json))
+
+
+def _list_trash(request: Request, cache: OfflineCache) -> None:
+    action, *rest = request.arguments
+    if action != "list":
+        raise AfmError(f"trash {action} needs the mount")
+    emit(render_trash(cache.trash(listed_job(rest)), as_json=request.as_json))

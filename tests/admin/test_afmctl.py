@@ -313,9 +313,31 @@ def test_requeued_entries_of_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> 
     assert json.loads(afmctl(str(cache), "getstate", "--json").stdout)["requeued"] == 1
 
 
+def test_the_trash_of_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
+    assert afmctl(str(cache), "trash", "list").stdout.endswith("\n0 entries, 0 bytes\n")
+    database = sqlite3.connect(cache / "gateway/2/gateway.db")
+    database.executescript("""
+        CREATE TABLE trash (number, job, path BLOB, ino, kind, size, why, time_ns, state);
+        INSERT INTO trash VALUES (71, 3, x'ff0a', 16, 32768, 5, 'changed', 0, 'moved');
+        INSERT INTO trash VALUES (72, 4, x'62', 17, 16384, 0, 'in the way', 0, 'restored');
+    """)
+    database.close()
+    assert json.loads(afmctl(str(cache), "trash", "list", "3", "--json").stdout) == {
+        "job": 3, "number": 71, "path": "\udcff\n", "path_hex": "ff0a", "kind": "file",
+        "why": "changed", "size": 5, "time": "1970-01-01T00:00:00.000Z", "state": "moved",
+    }  # fmt: skip
+    assert afmctl(str(cache), "trash", "list").stdout == (
+        "ID  Why         Kind       Size  Moved aside               State     Path\n"
+        '3   changed     file       5     1970-01-01T00:00:00.000Z  moved     "\\udcff\\n"\n'
+        "4   in the way  directory  0     1970-01-01T00:00:00.000Z  restored  b\n"
+        "2 entries, 5 bytes\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("words", "text"),
     [
+        (["trash", "restore", "3"], "trash restore needs the mount"),
         (["stop"], "is not mounted, and stop needs the mount: mount.afmfs none MOUNTPOINT -o"),
         (["cached", "none"], "none: not known to the cache"),
         (["cached", "/mnt/sw9/a"], "is not mounted; give a path relative"),
