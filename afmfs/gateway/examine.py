@@ -110,7 +110,7 @@ class Examiner:
     def _lstat(self, place: Place) -> os.stat_result | None:
         work = self.work
         try:
-            return work.home.lstat(work.directory(place[0]), place[1])
+            return work.home.lstat_anew(work.directory(place[0]), place[1])
         except OSError as exc:
             trouble = work.trouble(exc, place, Verb.READ)
             if isinstance(trouble, Inconsistent):  # no such directory, or something else in it
@@ -147,7 +147,7 @@ class Examiner:
         if is_known(work.view, work.progress, work.home.properties, row.ino, st):
             return True
         try:
-            fd, st = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
+            fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
         except OSError as exc:
             trouble = work.trouble(exc, place, Verb.READ)
             if isinstance(trouble, Inconsistent):

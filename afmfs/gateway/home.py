@@ -107,6 +107,22 @@ class Home(Walker):
         check_name(name)
         return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
 
+    def lstat_anew(self, dirfd: int, name: bytes) -> os.stat_result:
+        """As lstat, past what a FUSE home remembers: sshfs shows a change made on the server 20 s
+        late, by the name. So a regular file is looked at under a name that it never had.
+        """
+        st = self.lstat(dirfd, name)
+        if not (
+            self.properties.is_fuse and self.properties.hard_links and stat.S_ISREG(st.st_mode)
+        ):
+            return st
+        alias, scratch = b"look-" + os.urandom(8).hex().encode(), self.scratch()
+        self.link(dirfd, name, scratch, alias)
+        try:
+            return self.lstat(scratch, alias)
+        finally:
+            self.unlink(scratch, alias)
+
     def open_file(self, dirfd: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
         """Open a regular file; anything else is ESTALE (a symlink ELOOP, a directory EISDIR).
 

@@ -183,11 +183,11 @@ class Pusher:
         work = self.work
         for place in work.locator.places(action.ino):
             try:
-                st = work.home.lstat(work.directory(place[0]), place[1])
+                st = work.home.lstat_anew(work.directory(place[0]), place[1])
                 want_kind(st, action.kind, work.path(place))
                 if action.kind != stat.S_IFREG or self._known(action.ino, st):
                     return
-                fd, st = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
+                fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
             try:

@@ -45,7 +45,7 @@ def warm_up(mount: Mount) -> None:
                     file.read(10)
 
 
-@pytest.fixture(params=["reconnect", "plain"])
+@pytest.fixture(params=["reconnect", "plain"])  # or another list of sshfs's options
 def remote(
     make_mount: MakeMount, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Remote]:
@@ -54,7 +54,7 @@ def remote(
         pytest.skip(missing)
     served = tmp_path / "served"
     fill(served)
-    words = ["reconnect"] if request.param == "reconnect" else []
+    words = [] if request.param == "plain" else request.param.split(",")
     with Sshd(tmp_path / "sshd") as sshd:
         sshfs = sshd.mount(served, tmp_path / "remote", *words)
         options = ("block_size=64K", "async_delay=1", "durable_interval=1")
