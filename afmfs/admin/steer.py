@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from afmfs.admin.access import Access
+from afmfs.admin.evict import evict_command
 from afmfs.admin.find import Fileset, Found, explain, find
 from afmfs.admin.flush import flush_command
 from afmfs.admin.offline import OfflineCache, open_cache
@@ -74,6 +75,8 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             _stream(access.chunks(mount.path("queue")))
         elif name == "resync":
             resync_command(request, mount, access)
+        elif name == "evict":
+            evict_command(request, mount, access)
         elif name == "verify":
             verify_command(request, mount, access)
         elif name == "failover":
