@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from afmfs.gateway.home import Home
 from afmfs.gateway.transfer import BlobError
 from afmfs.gateway.view import View
-from afmfs.model.entry import Entry, Op
-from afmfs.model.ranges import Range, Ranges, cut, subtract, union, within
+from afmfs.model.ranges import Range, Ranges, cut, union, within
 
 WINDOW = 16 << 20
 """Bytes of a file that are compared between two looks at where it is."""
@@ -30,6 +29,9 @@ _MOST = 64
 
 
 Contents = Generator[int, None, Ranges | None]
+
+Settled = Callable[[int, Ranges], Ranges]
+"""The part of some bytes of an inode that no entry covers."""
 
 
 @dataclass(slots=True)
@@ -71,17 +73,16 @@ def open_quietly(home: Home, dirfd: int, name: bytes) -> tuple[int, os.stat_resu
         return home.open_file(dirfd, name, os.O_RDONLY)
 
 
-def compare(view: View, ino: int, window: Range, fd: int, size: int, *, pending: bool) -> Contents:
-    """What differs in a window of a file that is `size` bytes long at home, and open as `fd`.
+def compare(view: View, settled: Settled, tally: Tally, fd: int, size: int) -> Contents:
+    """What differs in the window of a file that is `size` bytes long at home, and open as `fd`.
 
-    `pending`: there are entries of it. None if its blob was replaced meanwhile. Yields numbers of
-    bytes as they are compared. BlobError where the cache's own copy can't be read, OSError where
-    home's can't.
+    None if its blob was replaced meanwhile. Yields numbers of bytes as they are compared. BlobError
+    where the cache's own copy can't be read, OSError where home's can't.
     """
-    gen, ranges = _clean(view, ino, window, pending)
-    blob = view.open_blob(ino, gen)
+    gen, ranges = _clean(view, settled, tally)
+    blob = view.open_blob(tally.ino, gen)
     try:
-        if blob is None and gen and _clean(view, ino, window, pending)[0] != gen:
+        if blob is None and gen and _clean(view, settled, tally)[0] != gen:
             return None
         differing: list[Range] = []
         for start, end in cut(ranges, size):
@@ -89,7 +90,7 @@ def compare(view: View, ino: int, window: Range, fd: int, size: int, *, pending:
         if not differing:
             return ()
         # Evicted bytes read as zeros, and may have been fetched again.
-        still = _clean(view, ino, window, pending)
+        still = _clean(view, settled, tally)
         again: list[Range] = []
         for first, last in union(differing):
             for start, end in within(still[1], first, last):
@@ -101,23 +102,15 @@ def compare(view: View, ino: int, window: Range, fd: int, size: int, *, pending:
             os.close(blob)
 
 
-def _clean(view: View, ino: int, window: Range, pending: bool) -> tuple[int, Ranges]:
-    """Generation of the blob, and the bytes of a window that are valid here and that no entry
+def _clean(view: View, settled: Settled, tally: Tally) -> tuple[int, Ranges]:
+    """Generation of the blob, and the bytes of the window that are valid here and that no entry
     covers; nothing of an inode that is gone."""
-    with view.snapshot():
-        sources = view.sources(ino, (window,))
-        if sources is None:
-            return 0, ()
-        entries: list[Entry] = []
-        if pending or sources.row.changed > sources.row.retired:
-            entries = view.content_entries(ino)  # looks through the queue
-    ranges = sources.valid
-    for entry in entries:
-        if entry.op is Op.SIZE:
-            ranges = cut(ranges, entry.end)
-        else:
-            ranges = subtract(ranges, entry.start, entry.end)
-    return sources.row.gen, ranges
+    sources = view.sources(tally.ino, (tally.window,))
+    if sources is None:
+        return 0, ()
+    row, valid = sources.row, sources.valid
+    pending = tally.pending or row.changed > row.retired
+    return row.gen, settled(tally.ino, valid) if pending else valid
 
 
 def _compare(

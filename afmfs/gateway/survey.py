@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from afmfs.gateway.view import Row
 from afmfs.model.entry import ROOT, UNLINKED, Op, describe
+from afmfs.model.ranges import Ranges, cut, difference, union
 
 PAGE = 256
 """Inodes or names read at a time."""
@@ -36,9 +37,11 @@ _DEPTH = 4096
 _SCHEMA = """
 CREATE TABLE found (name BLOB PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE pending (parent, name BLOB, id, PRIMARY KEY (parent, name, id)) WITHOUT ROWID;
+CREATE TABLE dirty (ino, id, op, start, end, PRIMARY KEY (ino, id)) WITHOUT ROWID;
 """
 # found: the names that home has in one directory. pending: names that entries of the queue make,
-# free or move; what has left the queue since stays here, and is told by that.
+# free or move; dirty: bytes and sizes that they set. The queue has no index for either. What has
+# left the queue since stays here, and is told by that.
 
 _COLUMNS = f"{', '.join(Row._fields)}, listed"
 _NAMED = f"op BETWEEN {int(Op.MAKE)} AND {int(Op.EXCHANGE)}"
@@ -82,7 +85,7 @@ class Survey:
             raise
         finally:
             path.unlink(missing_ok=True)  # it goes with the connection
-        self._through = 0  # entries up to here are in `pending`
+        self._names_through = self._bytes_through = 0  # entries up to here are in the tables
 
     def close(self) -> None:
         self._db.close()
@@ -195,7 +198,7 @@ class Survey:
 
     def names_change(self, directory: int) -> bool:
         """Whether an entry that is still in the queue makes, frees or moves a name in it."""
-        self._follow_queue()
+        self._follow_names()
         return (
             self._db.execute(
                 "SELECT 1 FROM pending JOIN cache.queue USING (id) WHERE pending.parent=? LIMIT 1",
@@ -225,7 +228,7 @@ class Survey:
         )
         if self._db.execute("SELECT 1 FROM found LIMIT 1").fetchone() is None:
             return
-        self._follow_queue()
+        self._follow_names()
         self._db.execute(
             "DELETE FROM found WHERE name IN (SELECT pending.name FROM pending"
             " JOIN cache.queue USING (id) WHERE pending.parent=?)",
@@ -238,23 +241,57 @@ class Survey:
             yield [name for (name,) in rows]
             last = rows[-1][0]
 
-    def _follow_queue(self) -> None:
-        """Bring `pending` up to date, in short transactions."""
-        (newest,) = self._db.execute("SELECT ifnull(max(id), 0) FROM cache.queue").fetchone()
-        while self._through < newest:
-            (first,) = self._db.execute(
-                "SELECT min(id) FROM cache.queue WHERE id>?", (self._through,)
-            ).fetchone()
-            if first is None:
-                return
-            last = first + _QUEUE_PAGE - 1
+    def _follow_names(self) -> None:
+        for span in self._windows(self._names_through):
             for parent, name in (("parent", "name"), ("parent2", "name2")):
                 self._db.execute(
                     f"INSERT OR IGNORE INTO pending SELECT {parent}, {name}, id FROM cache.queue"
                     f" WHERE id BETWEEN ? AND ? AND {_NAMED} AND {parent} IS NOT NULL",
-                    (first, last),
+                    span,
                 )
-            self._through = min(last, newest)
+            self._names_through = span[1]
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    def settled(self, ino: int, ranges: Ranges) -> Ranges:
+        """`ranges` without what entries of the queue cover.
+
+        To be asked for bytes that were found valid before: an entry that is gone by now is at home.
+        """
+        for span in self._windows(self._bytes_through):
+            self._db.execute(
+                'INSERT OR IGNORE INTO dirty SELECT ino, id, op, start, "end" FROM cache.queue'
+                f" WHERE id BETWEEN ? AND ? AND op IN ({int(Op.WRITE)}, {int(Op.SIZE)})",
+                span,
+            )
+            self._bytes_through = span[1]
+        if not ranges:
+            return ()
+        (size,) = self._db.execute(
+            'SELECT min(dirty."end") FROM dirty JOIN cache.queue USING (id)'
+            " WHERE dirty.ino=? AND dirty.op=?",
+            (ino, int(Op.SIZE)),
+        ).fetchone()
+        written = self._db.execute(
+            'SELECT dirty.start, dirty."end" FROM dirty JOIN cache.queue USING (id)'
+            ' WHERE dirty.ino=? AND dirty.op=? AND dirty.start<? AND dirty."end">?',
+            (ino, int(Op.WRITE), ranges[-1][1], ranges[0][0]),
+        ).fetchall()
+        clean = difference(ranges, union(written))
+        return clean if size is None else cut(clean, size)
+
+    def _windows(self, through: int) -> Iterator[tuple[int, int]]:
+        """The entries after `through`, as spans of numbers that one short statement takes in."""
+        (newest,) = self._db.execute("SELECT ifnull(max(id), 0) FROM cache.queue").fetchone()
+        while through < newest:
+            (first,) = self._db.execute(
+                "SELECT min(id) FROM cache.queue WHERE id>?", (through,)
+            ).fetchone()
+            if first is None:
+                return
+            span = first, min(first + _QUEUE_PAGE - 1, newest)
+            through = span[1]
+            yield span
 
 
 def _is_directory(known: Known) -> bool:

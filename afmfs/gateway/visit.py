@@ -205,7 +205,7 @@ class Visit:
         fd, size = opened
         try:
             differing = yield from self._counted(
-                tally, compare(self._view, ino, tally.window, fd, size, pending=tally.pending)
+                tally, compare(self._view, self._survey.settled, tally, fd, size)
             )
         except BlobError as exc:
             raise Unknown(str(exc)) from exc

@@ -307,9 +307,6 @@ class FakeMount:
             self.db.execute(
                 "UPDATE inode SET retired=max(retired, ?) WHERE ino=?", (entry or 0, ino)
             )
-            self.db.execute(
-                "UPDATE inode SET retired=max(retired, ?) WHERE ino=?", (entry or 0, ino)
-            )
             if result == "unrepresentable":
                 self.db.execute(
                     "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (ino, 1, code)

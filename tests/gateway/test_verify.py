@@ -46,6 +46,15 @@ class VerifyingMount(FakeMount):
             atime=st.st_atime_ns,
         )  # fmt: skip
 
+    def settle(self, timeout: float = 20.0) -> Message:
+        """Flush until nothing is pending: entries may be made while a batch ends."""
+        end = time.monotonic() + timeout
+        while True:
+            message = super().settle(timeout)
+            if not self.pending():
+                return message
+            assert time.monotonic() < end, "something stays pending"
+
     def ask(self, **options: Any) -> tuple[Message, list[Row]]:
         assert self.gateway is not None
         self.rids += 1
