@@ -14,6 +14,7 @@ from afmfs.gateway.examine import Examiner
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
+from afmfs.gateway.landing import pause_ns
 from afmfs.gateway.priority import Decision, Due, Priority, Refusal
 from afmfs.gateway.reconcile import Landed, Reconciler, clear_beside
 from afmfs.gateway.steps import Steps
@@ -29,9 +30,6 @@ BYTES = 16 << 20
 LOOKS = 5
 """How often an object that keeps changing is looked at anew before it is requeued."""
 
-BACK_OFF_S, MOST_BACK_OFF_S = 1.0, 300.0
-_NS = 10**9
-
 
 class Draining:
     def __init__(
@@ -41,7 +39,6 @@ class Draining:
         self._intents, self._threads = intents, threads
         self._looks: dict[int, int] = {}
         self._beside: list[bytes] = []  # what was written beside, and is not needed any more
-        self.executed = 0  # rows, since the start
 
     def begin(self) -> None:
         """Another job starts."""
@@ -117,7 +114,7 @@ class Draining:
                 detail = {"inode": due.ino, "errno": trouble.errno, "reason": trouble.reason}
                 self._steps.send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
         self._priority.land(landed.done, landed.outcomes, refused, undecided, landed.written)
-        self.executed += len(landed.done)
+        self._steps.executed += len(landed.done)
         self._steps.progress.recorded(())
         if landed.outcomes:
             self._steps.say_outcomes()
@@ -125,6 +122,5 @@ class Draining:
 
 def _refusal(due: Due, trouble: MayEnd, begun: bool) -> Refusal:
     now, tries = time.time_ns(), due.tries + 1
-    pause = min(BACK_OFF_S * 2 ** min(tries - 1, 20), MOST_BACK_OFF_S)
-    then, since = now + int(pause * _NS), due.since_ns or now
+    then, since = now + pause_ns(tries), due.since_ns or now
     return Refusal(due.n, trouble.errno, trouble.reason, tries, then, since, begun)

@@ -153,7 +153,7 @@ class Jobs:
             "bytes_left": priority.bytes_left,
             "bytes_total": figures["bytes_total"],
             "requeued": priority.requeued,
-            "num_exec": self._steps.executed + self._draining.executed,
+            "num_exec": self._steps.executed,
         }
         if priority.phase == DONE:
             message["summary"] = {key: n for key, n in figures.items() if key != "total"}

@@ -13,27 +13,24 @@ The order of steps is what survives crashes (crash-rules.md; each rule is named 
 from __future__ import annotations
 
 import logging
-import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from afmfs.gateway.contact import Contact
-from afmfs.gateway.exchange import clean, record_key
+from afmfs.gateway.exchange import clean
 from afmfs.gateway.execute import Execution, Result
 from afmfs.gateway.home import Home
 from afmfs.gateway.job import FORGIVING, Jobs
 from afmfs.gateway.journal import (
-    DONE,
     DROPPED,
-    UNREPRESENTABLE,
     Journal,
     Outcome,
-    Requeued,
 )
+from afmfs.gateway.landing import Landing, land
 from afmfs.gateway.locate import Locator
+from afmfs.gateway.points import Points, Stopped
 from afmfs.gateway.priority import Priority
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message
@@ -43,14 +40,9 @@ from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import HomeAway, Inconsistent
 from afmfs.gateway.view import View
 from afmfs.gateway.window import Pick, Waiting, Window
-from afmfs.gateway.work import Failed, Work
-from afmfs.model.action import Content, Exchange, Push
+from afmfs.gateway.work import Work
 
 log = logging.getLogger(__name__)
-
-BACK_OFF_S = 1.0
-MOST_BACK_OFF_S = 300.0
-"""Pauses before a requeued entry is tried again double from the one to the other."""
 
 BREAKS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses after batches that broke off one after another; the last one repeats."""
@@ -58,21 +50,6 @@ BREAKS_S = (0.0, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 _NS = 10**9
 
 Send = Callable[[Message], None]
-
-
-@dataclass(slots=True)
-class Landing:
-    """What became of a batch that is executed and synced at home, and is not recorded yet."""
-
-    outcomes: list[Outcome] = field(default_factory=list)
-    requeued: list[Requeued] = field(default_factory=list)
-    untouched: list[int] = field(default_factory=list)
-    exchanges: list[int] = field(default_factory=list)
-    written: list[tuple[int, Content]] = field(default_factory=list)  # inodes, and what of them
-
-
-class Stopped(Exception):
-    """The gateway ends."""
 
 
 class Replay:
@@ -86,12 +63,14 @@ class Replay:
         send: Send,
         hello: Message,
     ) -> None:
+        self._points = Points(send)
         self.book = TrashBook(journal)
         self.priority = Priority(journal, self.book)
         steps = Steps(
             view=view, journal=journal, progress=progress, contact=contact, send=send,
-            work=self.work, make_point=self._point, sync=self._sync_home,
+            work=self.work, make_point=self._points.make, sync=self._sync_home,
         )  # fmt: skip
+        self._steps = steps
         self.jobs = Jobs(steps, self.priority, self.book, threads)
         tunables: dict[str, Any] = hello["tunables"]
         self._view, self._journal, self._progress = view, journal, progress
@@ -106,13 +85,10 @@ class Replay:
         self._changed = threading.Condition()
         self._awake = False
         self._ending = False
-        self._points = 0
-        self._answers: dict[int, bool] = {}
         self._drops: list[tuple[int, int]] = []
         self._landing: Landing | None = None
         self._breaks = 0
         self._clean = True  # whether something may have to be removed at home
-        self.num_exec = 0
         self.in_doubt = 0
         self.settled = False
         self.settled_through = 0
@@ -159,15 +135,14 @@ class Replay:
         self.wake()
 
     def point_done(self, rid: int, ok: bool) -> None:
-        with self._changed:
-            self._answers[rid] = ok
-            self._changed.notify_all()
+        self._points.done(rid, ok)
 
     def drop(self, rid: int, entry: int) -> None:
         self._drops.append((rid, entry))
         self.wake()
 
     def stop(self) -> None:
+        self._points.stop()
         with self._changed:
             self._ending = True
             self._changed.notify_all()
@@ -268,7 +243,7 @@ class Replay:
             self._progress.begin(ids)
             self._journal.take_off(ids)  # before the point: in-flight-durable
             self._progress.mark(pick.entries.values())
-            if not self._point():  # durable-before-batch
+            if not self._points.make():  # durable-before-batch
                 self._give_back(pick)
                 return
             self._record()  # of the batch before this one: outcome-durable
@@ -319,51 +294,17 @@ class Replay:
         self._wait(1.0)
 
     def _land(self, pick: Pick, result: Result) -> None:
-        """The batch is executed, durably at home. Its outcomes wait for a durable point
-        (outcome-after-durable)."""
-        landing, entries = Landing(), pick.entries
-        add = landing.outcomes.append
-        for entry in pick.batch.settled:
-            add(Outcome(entry, entries[entry].ino))
-        for action, done in result.done:
-            said = DONE if done.unrepresentable is None else UNREPRESENTABLE
-            mine = action.ino
-            for i in action.ids:
-                ino = entries[i].ino
-                stamp = done.stamp if ino == mine else None
-                add(Outcome(i, ino, stamp, said, done.unrepresentable))
-            if isinstance(action, Exchange):
-                landing.exchanges += action.ids
-            elif isinstance(action, Push) and action.content.changes_bytes:
-                landing.written.append((mine, action.content))
-        for action, failed in result.failed:
-            landing.requeued += self._requeue(action.ids, failed)
-        if not pick.doubt:
-            begun = {o.id for o in landing.outcomes} | {r.id for r in landing.requeued}
-            if result.broken is not None:
-                begun.update(result.broken.ids)
-            landing.untouched = [i for i in pick.batch.ids if i not in begun]
+        """The batch is executed, durably at home. Its outcomes wait for a durable point."""
+        landing = land(pick, result, self._journal.requeued())
         self._progress.end()
         self._landing, self._breaks = landing, 0
+        firsts = {action.ids[0] for action, _ in result.failed}
+        for one in landing.requeued:
+            if one.tries == 1 and one.id in firsts:
+                detail = {"entry": one.id, "errno": one.errno, "reason": one.reason}
+                self._send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
         if result.inconsistent is not None:
             self.report(result.inconsistent)
-
-    def _requeue(self, ids: tuple[int, ...], failed: Failed) -> list[Requeued]:
-        now, before = time.time_ns(), self._journal.requeued()
-        trouble, found = failed.trouble, []
-        for i in ids:
-            old = before.get(i)
-            tries = 1 + (old.tries if old else 0)
-            pause = min(BACK_OFF_S * 2 ** min(tries - 1, 20), MOST_BACK_OFF_S)
-            since = old.since_ns if old else now
-            next_try = now + int(pause * _NS)
-            found.append(
-                Requeued(i, trouble.errno, trouble.reason, tries, next_try, since, failed.partial)
-            )
-        if found and found[0].tries == 1:
-            detail = {"entry": ids[0], "errno": trouble.errno, "reason": trouble.reason}
-            self._send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
-        return found
 
     def report(self, trouble: Inconsistent) -> None:
         """Nothing more is replayed until the mount process says so."""
@@ -374,7 +315,7 @@ class Replay:
     # -- outcomes --------------------------------------------------------------------------------
 
     def _record_after_point(self) -> None:
-        if self._point():
+        if self._points.make():
             self._record()
         else:
             self._wait(1.0)
@@ -384,49 +325,30 @@ class Replay:
         landing = self._landing
         if landing is None:
             return
-
-        def also(db: sqlite3.Connection) -> None:
-            for ino, content in landing.written:  # bytes of the cache, where a resync left nulls
-                TrashBook.written(db, ino, content.ranges, content.smallest)
-
-        seq = self._journal.land(landing.outcomes, landing.requeued, landing.untouched, also)
+        seq = landing.record(self._journal)
         self._landing = None
-        executed = [o.id for o in landing.outcomes]
-        self._progress.recorded(executed)
-        self._progress.unmark(executed)
-        self._progress.unmark(landing.untouched)
-        self._progress.unmark(r.id for r in landing.requeued if not r.pushing)
-        for entry in landing.exchanges:
-            self._journal.put(record_key(entry), None)
-            self._clean = True
+        executed, progress = landing.executed, self._progress
+        progress.recorded(executed)
+        progress.unmark(executed)
+        progress.unmark(landing.untouched)
+        progress.unmark(r.id for r in landing.requeued if not r.pushing)
+        self._clean |= bool(landing.exchanges)
         if landing.requeued or landing.untouched:
             self._window.rewind()
-        self.num_exec += len(executed)
+        self._steps.executed += len(executed)
         if executed:
             self.tell_outcomes(seq)
 
     def tell_outcomes(self, seq: int) -> None:
-        self._send({"type": "outcomes", "seq": seq, "num_exec": self.num_exec})
-
-    def _point(self) -> bool:
-        """Ask for a durable point and wait for it; whether it was made."""
-        with self._changed:
-            self._points += 1
-            rid = self._points
-        self._send({"type": "point", "rid": rid})
-        with self._changed:
-            while rid not in self._answers:
-                if self._ending:
-                    raise Stopped
-                self._changed.wait()
-            return self._answers.pop(rid)
+        """The mount process may take over what is recorded."""
+        self._send({"type": "outcomes", "seq": seq, "num_exec": self._steps.executed})
 
     def _drop(self, rid: int, entry: int) -> None:
         """An administrator's wish: home will never have this change."""
         busy = self._journal.in_flight(entry) and entry not in self._journal.requeued()
         rows = self._view.entries([entry])
         if self._landing is not None:
-            busy = busy or entry in {o.id for o in self._landing.outcomes}
+            busy = busy or entry in self._landing.executed
         answer: Message = {"type": "dropped", "rid": rid, "ok": not busy and bool(rows)}
         if busy:
             answer["reason"] = "the entry is being executed, or may have been"
@@ -442,7 +364,7 @@ class Replay:
         self._send(
             {
                 "type": "status",
-                "num_exec": self.num_exec,
+                "num_exec": self._steps.executed,
                 "executing": len(self._progress.running),
                 "requeued": len(self._journal.requeued()),
                 "latency_ms": self._threads.latency * 1000,

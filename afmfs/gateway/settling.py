@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
-from afmfs.gateway.journal import Outcome, Requeued
+from afmfs.gateway.journal import Outcome
+from afmfs.gateway.landing import requeued
 from afmfs.gateway.settle import Settler
 from afmfs.gateway.steps import Steps
 from afmfs.gateway.work import Failed
@@ -18,8 +17,6 @@ from afmfs.model.resync import Job
 
 PAGE = 4096
 """Entries looked at in one step."""
-
-_NS = 10**9
 
 
 class Settling:
@@ -50,8 +47,8 @@ class Settling:
         steps.point()  # outcome-after-durable
         lost = {i for _, ids in failed for i in ids}
         inos = {e.id: e.ino for e in entries}
-        requeued = [_requeued(i, exc) for exc, ids in failed for i in ids]
-        steps.land([Outcome(i, inos[i]) for i in ids if i not in lost], requeued)
+        refused = [requeued(i, exc) for exc, ids in failed for i in ids]
+        steps.land([Outcome(i, inos[i]) for i in ids if i not in lost], refused)
         return True
 
     def _unsettled(self, job: Job) -> list[Entry]:
@@ -94,8 +91,3 @@ class Settling:
         self._intents.say(home, job)
         Directories(work).finish()
         return failed
-
-
-def _requeued(entry: int, failed: Failed) -> Requeued:
-    now, trouble = time.time_ns(), failed.trouble
-    return Requeued(entry, trouble.errno, trouble.reason, 1, now + _NS, now, failed.partial)

@@ -28,7 +28,7 @@ class Steps:
     work: Callable[[Home], Work]  # what looking at home, and working at it, needs
     make_point: Callable[[], bool]
     sync: Callable[[Home], None]  # home's stable storage has all that was done
-    executed: int = 0  # entries, since the start
+    executed: int = 0  # entries and rows of the priority queue, since the start
 
     def point(self) -> None:
         """Make a durable point. NoPoint if none can be made."""
