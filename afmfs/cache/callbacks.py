@@ -19,8 +19,7 @@ from typing import Any, NamedTuple, Protocol
 
 import trio
 
-from afmfs.cache import program
-from afmfs.cache.program import Program
+from afmfs.cache.program import Checker, Program
 from afmfs.cache.queue_report import rfc3339
 from afmfs.cache.store import Store
 from afmfs.errors import AfmError, Refused
@@ -68,7 +67,7 @@ class Callbacks:
         self._store, self._sync_wal, self._record, self._about = store, sync_wal, record, about
         stored = json.loads(store.get("callbacks") or "[]")
         self._table = {one["id"]: Callback.from_dict(one) for one in stored}
-        self._trusted = {0, os.geteuid()}
+        self._checker = Checker({0, os.geteuid()})
         self._lines: dict[str, Line] = {}
         self._serving = trio.Event()
         self._news = trio.Event()
@@ -89,7 +88,7 @@ class Callbacks:
     async def add(self, callback: Callback) -> None:
         """Have a program run from now on; durable on return. AfmError where that is unsafe."""
         self._admit(callback)
-        await program.check(callback.command, self._trusted)
+        await self._checker.check(callback.command)
         self._admit(callback)
         await self._keep({**self._table, callback.id: callback})
 
@@ -187,7 +186,7 @@ class Callbacks:
         log.info("callback %s: %s runs at %s", callback.id, callback.command, event.name)
         try:
             # Again: what was safe when it was added may not be so now.
-            await program.check(callback.command, self._trusted)
+            await self._checker.check(callback.command)
             running = await trio.to_thread.run_sync(
                 Program, callback.words(values), environment_of(values)
             )

@@ -37,9 +37,6 @@ OUTPUT, LINES = 8 << 10, 100
 PAUSE_S = 0.01
 """Between two reads of a program's output."""
 
-_LOOKING = trio.CapacityLimiter(4)
-"""Threads that look at paths: they may be stuck for good, and must not keep others from work."""
-
 _LAUNCH = Path(__file__).with_name("launch.py")
 _LINKS = 40
 _LAST_READS = 16
@@ -49,17 +46,23 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 # -- is it safe ----------------------------------------------------------------------------------
 
 
-async def check(path: str, trusted: Collection[int]) -> None:
-    """Refuse a program that another user could replace; AfmError says what is wrong with it.
+class Checker:
+    """Refuses programs that another user could replace."""
 
-    `trusted`: the users whose files may be run. In a thread, as the path may lead anywhere.
-    """
-    with trio.move_on_after(CHECK_S):
-        await trio.to_thread.run_sync(
-            _check, path, trusted, abandon_on_cancel=True, limiter=_LOOKING
-        )
-        return
-    raise AfmError(f"{path} can't be looked at: it does not answer", errno=errno.ETIMEDOUT)
+    def __init__(self, trusted: Collection[int]) -> None:
+        """`trusted`: the users whose files may be run."""
+        self._trusted = trusted
+        # Threads that look at paths may be stuck for good, and must not keep others from work.
+        self._threads = trio.CapacityLimiter(4)
+
+    async def check(self, path: str) -> None:
+        """AfmError says what is wrong with it. In a thread, as the path may lead anywhere."""
+        with trio.move_on_after(CHECK_S):
+            await trio.to_thread.run_sync(
+                _check, path, self._trusted, abandon_on_cancel=True, limiter=self._threads
+            )
+            return
+        raise AfmError(f"{path} can't be looked at: it does not answer", errno=errno.ETIMEDOUT)
 
 
 def _check(path: str, trusted: Collection[int]) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from afmfs.cache import program
-from afmfs.cache.program import Output, Program
+from afmfs.cache.program import Checker, Output, Program
 from afmfs.errors import AfmError
 from tests.harness.programs import SECONDS, Fifo, script
 
@@ -65,11 +65,11 @@ def below_a_sticky_directory(base: Path) -> Path:
     "make", [a_file, through_a_link, through_a_linked_directory, below_a_sticky_directory]
 )
 async def test_safe(tmp_path: Path, make: Callable[[Path], Path]) -> None:
-    await program.check(str(make(tmp_path)), OURS)
+    await Checker(OURS).check(str(make(tmp_path)))
 
 
 async def test_what_the_system_brings_along_is_safe() -> None:
-    await program.check("/bin/true", {0})
+    await Checker({0}).check("/bin/true")
 
 
 def of_another(base: Path) -> Path:
@@ -163,7 +163,7 @@ def a_circle(base: Path) -> Path:
 )
 async def test_refused(tmp_path: Path, make: Callable[[Path], Path], code: int, says: str) -> None:
     with pytest.raises(AfmError) as refused:
-        await program.check(str(make(tmp_path)), OURS)
+        await Checker(OURS).check(str(make(tmp_path)))
     assert refused.value.errno == code
     assert says in str(refused.value)
 

@@ -21,7 +21,7 @@ def test_a_program_that_is_stuck_at_home_holds_up_nothing(remote: Remote, tmp_pa
     stuck = script(
         tmp_path / "stuck", f'echo "$1" >{mail.path}; touch {remote.sshfs.mountpoint}/new'
     )
-    words = ["--command", str(stuck), "--event", "afmHomeDisconnected", "--timeout", "0.5"]
+    words = ["--command", str(stuck), "--event", "afmHomeDisconnected", "--timeout", "2"]
     assert mount.afmctl("addcallback", "n", *words, "--parms", "%eventName").returncode == 0
     remote.sshd.stop()
     (mount.point / "one/pending").write_bytes(b"pending")
@@ -29,7 +29,7 @@ def test_a_program_that_is_stuck_at_home_holds_up_nothing(remote: Remote, tmp_pa
     events = mount.point / ".afm/events"
     wait_until(lambda: "afmCallbackFailed" in events.read_text(), 20, "its time is up")
     told = json.loads(events.read_text().splitlines()[-1])
-    assert "took more than 0.5 s" in told["reason"]
+    assert "took more than 2 s" in told["reason"]
     start = time.monotonic()
     (mount.point / "one/written").write_bytes(b"while it is stuck")
     assert mount.status()["state"] == "Disconnected"
