@@ -209,6 +209,7 @@ def _unreadable(reason: str) -> Forbidden:
 
 def _write(home: Home, marker: Marker, *, new: bool) -> None:
     """Put the marker in place; durable on return. With `new`, EEXIST if another was faster."""
+    before = os.fstat(home.readable)
     try:
         home.make_dir(home.root, MARKER)
         fresh = True
@@ -233,9 +234,19 @@ def _write(home: Home, marker: Marker, *, new: bool) -> None:
             home.rename(directory, _NEW, directory, NAME)
         _sync_name(home, fd, (MARKER,))
         if fresh:
+            _keep_times(home, before)
             _sync_name(home, fd, ())
     finally:
         os.close(fd)
+
+
+def _keep_times(home: Home, before: os.stat_result) -> None:
+    """The root is as it was, so that who copied a tree there finds nothing changed."""
+    try:
+        home.set_times(home.readable, before.st_atime_ns, before.st_mtime_ns)
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EACCES):  # it is another user's
+            raise
 
 
 def _rename_new(home: Home, directory: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +46,9 @@ def look(tmp_path: Path) -> Iterator[Look]:
 
 def test_nobodys_becomes_ours(look: Look, root: Path) -> None:
     (root / "f").touch()
+    os.utime(root, ns=(5, 7))
     found = look(root)
+    assert root.stat().st_mtime_ns == 7
     assert found["type"] == "connected"
     assert found["statvfs"]["blocks"]
     marker = json.loads((root / ".afm/home.json").read_bytes())
