@@ -68,7 +68,7 @@ async def _evict_paths(fileset: Steered, paths: list[str]) -> list[Told]:
         except AfmError as error:
             if len(paths) == 1:
                 raise
-            missing[path] = str(error)
+            missing[path] = str(error).removeprefix(f"{path}: ")
     evicted = {
         one.ino: one for one in await fileset.evictions.evict(list(dict.fromkeys(places.values())))
     }

@@ -222,7 +222,18 @@ async def test_a_write_that_was_overtaken_is_dirty(parts: Parts, evicting: Evict
 
 
 async def test_under_the_lock(parts: Parts, evicting: Evicting) -> None:  # noqa: F811
-    """A write that waits for its entry to be durable has the file."""
+    """Whoever awaits between reading and changing the file has it to himself."""
+    inode, other = fetched(parts), fetched(parts, b"g")
+    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
+        nursery.start_soon(evicting.evict, inode, other)
+        await trio.testing.wait_all_tasks_blocked()
+        assert inode.gen
+    assert not inode.gen
+    assert not other.gen
+
+
+async def test_a_write_that_waits_is_dirty(parts: Parts, evicting: Evicting) -> None:  # noqa: F811
+    """Its entry is there before its bytes are."""
     inode = await pushed(parts)
     gate = trio.Event()
     real = parts.durable.sync_wal
@@ -237,7 +248,6 @@ async def test_under_the_lock(parts: Parts, evicting: Evicting) -> None:  # noqa
         await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(evicting.evict, inode)
         await trio.testing.wait_all_tasks_blocked()
-        assert inode.gen
         gate.set()
     assert await parts.content.read(inode, 0, 10) == b"new" + b"x" * 7
 
