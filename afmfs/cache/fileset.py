@@ -25,6 +25,7 @@ from afmfs.cache.durable import Durable
 from afmfs.cache.evict import Evictions, Run
 from afmfs.cache.fetch import Fetcher
 from afmfs.cache.inode import LISTED, UNREAD, Inode
+from afmfs.cache.jobs import RECOVERY
 from afmfs.cache.kernel import Invalidator, KernelPages
 from afmfs.cache.link import GatewayLink, GatewayProcess, start_gateway
 from afmfs.cache.listing import Lister
@@ -379,7 +380,10 @@ class Fileset(Steering):
         recovery = Recovery(
             self._store, self._blobs, self._validity, self._namespace, self._retirement
         )
-        if recovery.run():
+        unclean = recovery.run()
+        self.jobs.reload()
+        job = self.jobs.current
+        if unclean and (job is None or job.kind != RECOVERY):
             self.record_event("afmRecoveryStart")
             self.recovering = True
 

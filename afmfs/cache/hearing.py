@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from afmfs.cache import queue_report
+from afmfs.cache import lost_entries, queue_report
 from afmfs.cache.event_report import insert_event
-from afmfs.cache.jobs import Jobs
+from afmfs.cache.jobs import Job, Jobs
+from afmfs.cache.journals import Journals
 from afmfs.cache.lock import machine_id
 from afmfs.cache.pace import Pace
 from afmfs.cache.reports import ReportDesk
@@ -43,6 +44,7 @@ class Hearing:
 
     def __init__(self) -> None:
         self.recovering = False
+        self._forgettable = 0  # outcomes whose retirement the running durable point covers
         self._refused = False  # home refused a change since the recovery began
         self._told = ""  # the event that last told of home
         self.connected_since = ""
@@ -52,8 +54,14 @@ class Hearing:
         self._pace = Pace()
         self._claimed = False  # home was reached, its marker is ours
         self.jobs = Jobs(self._store, self._durable.sync_wal, self._link, self.post_run)
+        self.journals = Journals(
+            self._store, self.jobs, self._link, self._retirement,
+            lambda: self.settings.home_number, self._follow_journal,
+        )  # fmt: skip
+        self.jobs.mend = self._mend
         self.reports = ReportDesk(self._link)
         self._link.handlers = {
+            "journal": self._on_journal,
             "connected": self._on_connected,
             "away": self._on_away,
             "refused": self._on_away,
@@ -111,6 +119,7 @@ class Hearing:
             "stopped": self.stopped,
             "needs_resync": bool(self.needs_resync) or not self.jobs.durable,
             "job": self.jobs.record,
+            "journal": self.journals.hello(),
             "block_size": settings.block_size,
             "tunables": {
                 "async_delay_s": settings.tunables.async_delay,
@@ -130,6 +139,16 @@ class Hearing:
             store.put("properties", json.dumps(message["properties"]))
         self._tell_of_home("afmHomeConnected", target=self.settings.target)
 
+    async def _on_journal(self, message: Message) -> None:
+        if await self.journals.meet(message) is not None:
+            self.recovering = False  # the job's end will tell
+
+    async def _follow_journal(self) -> None:
+        """Everybody reads the gateway.db that is there now."""
+        journal = self.settings.cache / "gateway" / str(self.settings.home_number) / "gateway.db"
+        await self._retirement.follow(journal)
+        self._forgettable = 0  # a point that began before tells of outcomes of the other one
+
     async def _on_away(self, message: Message) -> None:
         self.connected_since = ""
         self.last_error = message["reason"]
@@ -145,10 +164,13 @@ class Hearing:
 
     async def _on_point(self, message: Message) -> None:
         try:
+            self.journals.note(message)
             await self._durable.make()
             ok = True
         except OSError as exc:
             self.last_error, ok = f"the cache's disk: {exc.strerror}", False
+        except sqlite3.Error as exc:
+            self.last_error, ok = f"the cache's disk: {exc}", False
         self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
 
     async def _on_outcomes(self, message: Message) -> None:
@@ -181,6 +203,10 @@ class Hearing:
         elif message["phase"] == "done":
             await self._retirement.take_over()  # what the job did is known here when it ends
             await self.jobs.done(message)
+
+    async def _mend(self, job: Job) -> None:
+        await lost_entries.retire(self._store, job.bound)
+        self._retirement.incomplete = False
 
     async def _on_status(self, message: Message) -> None:
         self.settled_through = message.get("through") or 0 if message["settled"] else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -53,6 +53,44 @@ class Job:
     keep_uncached: bool  # uncached blocks stay as home has them
     reason: str
     started_ns: int
+    doubt: int = 0  # entries up to it may have been executed, and the gateway does not know
+    missing: int = 0  # entries that the queue has lost
+
+    def record(self) -> dict[str, Any]:
+        """As it is stored, and told to the gateway."""
+        fields = asdict(self)
+        return {key: fields[key] for key in fields if fields[key] or key not in _RARE}
+
+
+_RARE = ("doubt", "missing")
+
+
+async def _nothing(job: Job) -> None:
+    pass
+
+
+def stored_job(store: Store) -> Job | None:
+    text = store.get("job") or ""
+    return Job(**json.loads(text)) if text else None
+
+
+def put_job(store: Store, kind: str, *, bound: int, reason: str, **more: Any) -> Job:
+    """Store a new job and the event of its start, in the caller's transaction."""
+    job = Job(
+        id=int(store.get("job_number") or 0) + 1,
+        kind=kind,
+        bound=bound,
+        manual=more.pop("manual", False),
+        keep_uncached=more.pop("keep_uncached", False),
+        reason=reason,
+        started_ns=time.time_ns(),
+        **more,
+    )
+    store.put("job_number", job.id)
+    store.put("job", json.dumps(job.record()))
+    detail = {"job": job.id, "reason": job.reason, "manual": job.manual}
+    insert_event(store.db, _STARTED[kind], detail)
+    return job
 
 
 class Jobs:
@@ -67,8 +105,8 @@ class Jobs:
     ) -> None:
         self._store, self._sync_wal, self._link = store, sync_wal, link
         self._post_run = post_run
-        text = store.get("job") or ""
-        self.current = Job(**json.loads(text)) if text else None
+        self.current: Job | None
+        self.reload()
         self.pushed = 0  # bytes, by all jobs since the mount
         self._noted = (0, 0)  # job, and its bytes that are counted in it
         self._failed = 0  # the recovery that was said to have failed
@@ -76,6 +114,12 @@ class Jobs:
         self._covered = self.current  # by the durable point that is being made
         self.pace = Pace()
         self._ending = trio.Lock()
+        self.mend: Callable[[Job], Awaitable[None]] = _nothing
+        """What is to be done here before a job ends that makes up for lost entries."""
+
+    def reload(self) -> None:
+        """The stored job is the present one."""
+        self.current = stored_job(self._store)
 
     # -- starting --------------------------------------------------------------------------------
 
@@ -99,20 +143,21 @@ class Jobs:
         It takes care of the inconsistency that was found.
         """
         store = self._store
-        job = Job(
-            id=int(store.get("job_number") or 0) + 1,
-            kind=kind,
-            bound=store.entries.last,
-            manual=manual,
-            keep_uncached=keep_uncached,
+        job = put_job(
+            store, kind, bound=store.entries.last, manual=manual, keep_uncached=keep_uncached,
             reason=reason or str(store.get("needs_resync") or ""),
-            started_ns=time.time_ns(),
-        )
-        store.put("job_number", job.id)
-        store.put("job", json.dumps(asdict(job)))
+        )  # fmt: skip
         store.put("needs_resync", "")
-        detail = {"job": job.id, "reason": job.reason, "manual": job.manual}
-        insert_event(store.db, _STARTED[kind], detail)
+        return job
+
+    def put_doubt(self, begun: int, reason: str) -> Job:
+        """What the gateway knew of entries up to `begun` is lost: have that settled by comparing
+        with home. A job that is under way begins anew, and settles it as well. As `put`; what was
+        found to contradict home stays a resync's to repair."""
+        if self.current is None:
+            return put_job(self._store, RECOVERY, bound=begun, doubt=begun, reason=reason)
+        job = replace(self.current, bound=max(self.current.bound, begun), doubt=begun)
+        self._store.put("job", json.dumps(job.record()))
         return job
 
     def took(self, job: Job) -> None:
@@ -144,7 +189,7 @@ class Jobs:
     @property
     def record(self) -> Message | None:
         """What the gateway has to know of it."""
-        return asdict(self.current) if self.current is not None and self.durable else None
+        return self.current.record() if self.current is not None and self.durable else None
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -203,6 +248,8 @@ class Jobs:
         async with self._ending:
             job = self.current
             if job is not None and job.id == message["id"]:
+                if job.missing:
+                    await self.mend(job)
                 with self._store as store:
                     store.put("job", "")
                     insert_event(store.db, *self._end_of(job, message))

@@ -48,7 +48,6 @@ class Moving(Reporting):
     def __init__(self) -> None:
         super().__init__()
         self._moving = False
-        self._forgettable = 0  # outcomes whose retirement the running durable point covers
 
     async def failover(self, target: str, *, target_only: bool) -> None:
         """Begin with a new home; durable on return, compared and filled in the background.
@@ -186,9 +185,7 @@ class Moving(Reporting):
     async def _follow(self, journal: Path) -> None:
         """Everybody looks to the new home."""
         self._fetcher.void_all()
-        # A point that began before tells of outcomes of the old home.
-        self._forgettable = 0
-        await self._retirement.follow(journal)
+        await self._follow_journal()
         self.trash.follow(journal)
         self._link.home = HomeView(link=Link.UNKNOWN, reason="home is another now")
         self._claimed, self._told = True, ""

@@ -1,5 +1,6 @@
 """What is done with a cache before it is served, in this order (crash-rules.md, "Recovery").
 
+0. The queue is compared with its counters (`lost_entries`).
 1. Outcomes that the gateway recorded are taken over.
 2. After a stop that may have lost writes, what was marked valid since the last durable point is no
    longer believed. Steps 1 and 2 are one transaction (recovery-is-one): power lost between them
@@ -18,6 +19,7 @@ import logging
 import os
 from pathlib import Path
 
+from afmfs.cache import lost_entries
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.durable import syncfs
 from afmfs.cache.inode import Inode
@@ -81,9 +83,12 @@ class Recovery:
         store = self._store
         unclean = not store.get("clean", 0) and store.get("boot_id") is not None
         lost = unclean and may_have_lost_writes(store)
+        # Before anything is retired, which the counters follow.
+        self._retirement.incomplete = lost_entries.check(store)
+        sound = self._retirement.is_sound()  # if not, the gateway sets it aside
         with store:
             overwritten = self._overwritten() if lost else set()
-            while self._take_over_some():
+            while sound and self._take_over_some():
                 pass
             if lost:
                 log.warning("the last stop may have lost writes: what was cached since the last"

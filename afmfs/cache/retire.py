@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -19,11 +20,14 @@ import trio
 
 from afmfs.cache.content import Content
 from afmfs.cache.inode import Inode
+from afmfs.cache.known_journal import remembered
 from afmfs.cache.nulls import Nulls
 from afmfs.cache.settle import Settlement
 from afmfs.cache.store import Store, connect_read_only
 from afmfs.model.entry import IN_PLACE, Op
 from afmfs.model.outcome import DROPPED, NULLED, UNREPRESENTABLE
+
+log = logging.getLogger(__name__)
 
 STEP = 256
 """Outcomes taken over in one transaction; other requests are answered between two."""
@@ -49,9 +53,11 @@ class Retirement:
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
         self.nulls = Nulls(self._connection)
-        self._told = 0  # the last outcome of it that told of an inode, in a former run
+        self._name = ""  # of the journal
+        self._told = 0  # the last outcome of it that was taken over in a former run
         self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
+        self.incomplete = False  # the queue has lost entries, and no job has mended that yet
 
     async def follow(self, journal: Path) -> None:
         """Read another gateway.db from here on."""
@@ -88,17 +94,35 @@ class Retirement:
         ).fetchall()
 
     def _connection(self) -> sqlite3.Connection | None:
+        """To the journal that the cache works with. Another one, which has come in its place, says
+        nothing of our entries: the gateway sets it aside, or it is new."""
         if self._reader is None and self._journal.exists():
-            self._reader = connect_read_only(self._journal)
-            told = json.loads(self._store.get("told") or '["", 0]')
-            self._told = told[1] if told[0] == self._identity() else 0
+            reader = connect_read_only(self._journal)
+            try:
+                row = reader.execute("SELECT value FROM state WHERE key='journal'").fetchone()
+            except sqlite3.Error:
+                reader.close()
+                raise
+            name = str(row[0]) if row else ""
+            if remembered(self._store, self._journal.parent.name).id not in ("", name):
+                reader.close()
+                return None
+            self._reader, self._name, self._told = reader, name, self.told(name)
         return self._reader
 
-    def _identity(self) -> str:
-        """Of the journal; '' where an older version has made it."""
-        assert self._reader is not None
-        row = self._reader.execute("SELECT value FROM state WHERE key='journal'").fetchone()
-        return str(row[0]) if row else ""
+    def told(self, journal: str) -> int:
+        """The last outcome that was taken over from a journal."""
+        name, seq = json.loads(self._store.get("told") or '["", 0]')
+        return int(seq) if name == journal else 0
+
+    def is_sound(self) -> bool:
+        """Whether what the journal says can be believed. For a start: the gateway asks as well."""
+        try:
+            reader = self._connection()
+            return reader is None or reader.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok"
+        except sqlite3.DatabaseError as exc:
+            log.error("%s: %s", self._journal, exc)
+            return False
 
     # -- in the caller's transaction -------------------------------------------------------------
 
@@ -110,6 +134,8 @@ class Retirement:
                 self._retire_entries(list(run))
             else:
                 changed |= self._retire_inodes(list(run))
+        if self._reader is not None:
+            self._store.put("told", json.dumps([self._name, outcomes[-1][0]]))
         return changed
 
     def _retire_entries(self, outcomes: list[Outcome]) -> None:
@@ -147,7 +173,12 @@ class Retirement:
     def _settle(self, inode: Inode, number: int, stamp: Outcome | None) -> None:
         self._store.save(inode, retired=max(inode.retired, number))
         if stamp is not None:
+            before = inode.home_valid
             self._settlement.stamp(inode, stamp[3:6])
+            if self.incomplete and inode.changed > number and inode.home_valid > before:
+                # A lost entry may have cut the file since: what was behind the cut is never
+                # fetched (home-valid). The job that sends the file again says how far home goes.
+                self._store.save(inode, home_valid=before)
 
     def _retire_inodes(self, outcomes: Iterable[Outcome]) -> set[int]:
         """What a job found and did. No row in the queue says whether an outcome was taken over
@@ -159,10 +190,7 @@ class Retirement:
         nulled = {o[2]: self.nulls.ranges(o[2]) for o in new if o[6] == NULLED}
         if nulled:  # durable in gateway.db before the outcome is
             self.nulls.outdated()
-        changed = self._settlement.take_over([(o[2], o[6], o[3:6], o[7]) for o in new], nulled)
-        if self._reader is not None:
-            self._store.put("told", json.dumps([self._identity(), new[-1][0]]))
-        return changed
+        return self._settlement.take_over([(o[2], o[6], o[3:6], o[7]) for o in new], nulled)
 
     def close(self) -> None:
         if self._reader is not None:

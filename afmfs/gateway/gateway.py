@@ -16,6 +16,7 @@ from afmfs.gateway.contact import Contact
 from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
 from afmfs.gateway.journal import AlreadyRunning, Journal
+from afmfs.gateway.journal_file import Known
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
 from afmfs.gateway.replay import Replay
@@ -70,12 +71,13 @@ class Gateway:
             return
         directory = self._cache / "gateway" / str(self._number)
         try:
-            journal = Journal(directory)
+            journal = Journal(directory, _known(hello))
         except AlreadyRunning as exc:
             self.send({"type": "away", "state": "Disconnected", "reason": str(exc)})
             self.crashed()
             return
         self._engine = engine = _Engine(self._cache, directory, journal, hello, self.send)
+        engine.replay.introduce()
         self._spawn(engine.contact.run, "probe")
         self._spawn(engine.replay.run, "replay")
 
@@ -138,7 +140,7 @@ class _Engine:
         self.contact.up_again = self.replay.wake
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
-            self.replay.priority.due,
+            self.replay.due,
             with_xattrs=bool(tunables.get("xattrs", False)),
         )  # fmt: skip
         replay = self.replay
@@ -146,7 +148,7 @@ class _Engine:
             journal, replay.book, self.contact, replay.priority,
             Restorer(
                 journal, replay.book, self.view, self.progress, self.contact,
-                replay.priority.due, replay.tell_outcomes,
+                replay.due, replay.tell_outcomes,
                 with_xattrs=bool(tunables.get("xattrs", False)),
             ),
             say,
@@ -155,7 +157,7 @@ class _Engine:
 
     def _makers(self, cache: Path, directory: Path) -> dict[str, Maker]:
         """What makes each kind of report."""
-        due = self.replay.priority.due
+        due = self.replay.due
         return {
             "verify": Verify(self.view, self.progress, self.contact, cache, directory, due),
             "trash": self.trash.listing,
@@ -194,6 +196,8 @@ class _Engine:
                 replay.job_taken(message["id"])
             case "forget":
                 self.journal.forget(message["seq"])
+            case "journal_known":
+                replay.journal_known(message["id"])
             case "drop":
                 replay.drop(message["rid"], message["id"])
             case "bye":
@@ -216,6 +220,12 @@ class _Engine:
         self.view.close()
         self.journal.close()
         return True
+
+
+def _known(hello: Message) -> Known | None:
+    """The journal that the cache works with, where it says so."""
+    said = hello.get("journal")
+    return None if said is None else Known(said["id"], said["turn"], said["seq"])
 
 
 def exit_now(code: int) -> None:

@@ -60,11 +60,15 @@ class Jobs:
             self._priority.begin(record)
             self._settling.begin()
             self._draining.begin()
+        job = self._priority.job
+        self._steps.progress.doubt_through = job.doubt if job is not None else 0
         self.tell(now=True)
 
     def taken(self, job: int) -> None:
         """The mount process knows that it is done."""
-        self._priority.end(job)
+        if self._priority.is_known(job):
+            self._priority.end(job)
+            self._steps.progress.doubt_through = 0
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -72,6 +76,12 @@ class Jobs:
     def active(self) -> bool:
         """Whether the normal queue has to stand still."""
         return self._priority.active
+
+    @property
+    def begun(self) -> int:
+        """The last entry of which home may have seen something by the job, or 0."""
+        job = self._priority.job
+        return 0 if job is None else job.bound
 
     def step(self) -> bool:
         """Do something of the job; False if there is nothing to do now. HomeAway: it is done

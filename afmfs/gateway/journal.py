@@ -20,49 +20,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from afmfs.gateway.journal_file import TURN, Known, last_outcome, open_file
 from afmfs.gateway.stamp import Stamp
 from afmfs.model.outcome import ADOPTED, DONE, DROPPED, LOST, NULLED, RESYNCED, UNREPRESENTABLE
 
 __all__ = ["ADOPTED", "DONE", "DROPPED", "LOST", "NULLED", "RESYNCED", "UNREPRESENTABLE"]
-
-VERSION = 2
-
-_FIRST = """
-CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
-CREATE TABLE outcome (
-    seq INTEGER PRIMARY KEY, id, ino, home_size, home_mtime, home_ino,
-    result TEXT, errno);
-CREATE TABLE requeued (
-    id INTEGER PRIMARY KEY, errno, reason TEXT, tries, next_try_ns, since_ns, pushing);
-CREATE TABLE state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-"""
-# flight.batch: entries that were taken off together. What is in doubt is settled batch by batch:
-# merged differently from the first time, it could miss a name that the first time made.
-# outcome.home_*: the stamp, NULL where the entry touched no content or attributes.
-# requeued.pushing: 1 if the entry may be partly executed.
-
-_UPGRADES = {
-    1: """
--- The resync, failover or recovery that is due or running (record: JSON), at most one.
-CREATE TABLE job (id INTEGER PRIMARY KEY, record TEXT, phase TEXT, cursor, figures TEXT);
--- The priority queue: what the job has still to do, by n. verdict and trash: decided, durable
--- before it is done (NULL: not begun). The rest as in requeued.
-CREATE TABLE priority (
-    n INTEGER PRIMARY KEY, ino, bytes, verdict TEXT, trash,
-    errno, reason TEXT, tries, next_try_ns, since_ns);
-CREATE INDEX priority_ino ON priority (ino);
--- What was moved to home's trash, or is about to be (state intended, moved, restored); path is the
--- name it had at home, kind its S_IFMT bits, why: changed, nulled, in the way, removed.
-CREATE TABLE trash (
-    number INTEGER PRIMARY KEY, job, path BLOB, ino, kind, size, why TEXT, time_ns, state TEXT);
-CREATE INDEX trash_job ON trash (job, number);
--- Byte ranges of files that a job made null at home; trash is where the bytes are, or NULL.
-CREATE TABLE nulled (ino, start, end, job, trash, PRIMARY KEY (ino, start)) WITHOUT ROWID;
--- Tells this journal from one that takes its place: numbers of outcomes begin anew there.
-INSERT OR REPLACE INTO state VALUES ('journal', lower(hex(randomblob(16))));
-""",
-}
-_SCHEMA = _FIRST + "".join(_UPGRADES.values())
 
 
 class Outcome(NamedTuple):
@@ -91,13 +53,14 @@ class AlreadyRunning(Exception):
 
 
 class Journal:
-    """Raises AlreadyRunning, or sqlite3.DatabaseError where the file is damaged."""
+    """Raises AlreadyRunning, or sqlite3.DatabaseError where the file can't be opened; one that is
+    not what it should be is set aside. `known` is what the cache remembers of it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, known: Known | None = None) -> None:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock_fd = _lock(directory / "lock")
         try:
-            self._db = _connect(directory / "gateway.db")
+            self._db, self.news = open_file(directory / "gateway.db", known)
         except BaseException:
             os.close(self._lock_fd)
             raise
@@ -117,8 +80,11 @@ class Journal:
         ):
             stamp = None if row[3] is None else Stamp(*row[2:5])
             self._remember(seq, Outcome(row[0], row[1], stamp, row[5], row[6]))
-        used = self._db.execute("SELECT value FROM state WHERE key='forgotten'").fetchone()
-        self._next_seq = 1 + max(next(reversed(self._outcomes), 0), used[0] if used else 0)
+        self._next_seq = 1 + last_outcome(self._db)
+        self.id = str(self.get("journal"))
+        self.turn = int(self.get("turn") or 0)  # transactions that it had
+        self.begun = max((*self._flight, *self._executed), default=0)
+        """The largest number of an entry that may have been executed, as far as is known here."""
         self.forgotten = 0
         """Raised whenever outcomes are forgotten. Who reads queue rows and then asks which of them
         are executed must find it unchanged: a row seen before its retirement would look undone."""
@@ -190,6 +156,7 @@ class Journal:
             if not new:
                 return
             batch = max(self._flight.values(), default=0) + 1
+            self.begun = max(self.begun, *new)  # first: who asks must not hear too little
             with self._transaction() as db:
                 _insert(db, "flight", 2, [(entry, batch) for entry in new])
             self._flight.update((entry, batch) for entry in new)
@@ -303,31 +270,24 @@ class Journal:
         with self._lock:
             return self._db.execute(sql, values).fetchall()
 
-    def _transaction(self) -> _Transaction:
-        return _Transaction(self._db)
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            yield db
+            db.execute(TURN)
+            db.execute("COMMIT")
+            self.turn += 1
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
 
     def close(self) -> None:
         """Close the database and give up the lock. Nothing may be called afterwards."""
         with self._lock:
             self._db.close()
             os.close(self._lock_fd)
-
-
-class _Transaction:
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        return self._db
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if kind is None:
-                self._db.execute("COMMIT")
-        finally:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
 
 
 _AT_ONCE = 64
@@ -356,19 +316,3 @@ def _lock(path: Path) -> int:
         os.close(fd)
         raise AlreadyRunning(f"another gateway holds {path}") from exc
     return fd
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
-        db.execute(f"PRAGMA {pragma}")
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
-    elif version < VERSION:
-        script = "".join(_UPGRADES[number] for number in range(version, VERSION))
-        db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")
-    elif version > VERSION:
-        db.close()
-        raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
-    return db

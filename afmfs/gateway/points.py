@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from afmfs.gateway.protocol import Message
 
@@ -13,10 +14,13 @@ class Stopped(Exception):
 
 
 class Points:
-    """Asked by one thread, answered by others."""
+    """Asked by one thread, answered by others. `about` tells what the cache is to remember with
+    each: how far the journal is, and what may be executed from then on."""
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
-        self._send = send
+    def __init__(
+        self, send: Callable[[Message], None], about: Callable[[], dict[str, Any]]
+    ) -> None:
+        self._send, self._about = send, about
         self._changed = threading.Condition()
         self._asked = 0
         self._answers: dict[int, bool] = {}
@@ -28,7 +32,7 @@ class Points:
         with self._changed:
             self._asked += 1
             rid = self._asked
-        self._send({"type": "point", "rid": rid})
+        self._send({"type": "point", "rid": rid} | self._about())
         with self._changed:
             while rid not in self._answers:
                 if self._ending:

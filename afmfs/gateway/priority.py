@@ -338,4 +338,6 @@ def as_job(record: dict[str, Any]) -> Job:
         bound=int(record["bound"]),
         manual=bool(record.get("manual")),
         keep_uncached=bool(record.get("keep_uncached")),
+        doubt=int(record.get("doubt") or 0),
+        missing=int(record.get("missing") or 0),
     )

@@ -31,6 +31,8 @@ class Progress:
         self._marks: dict[int, int] = {}  # content entries in flight: their inodes
         self._pushing: dict[int, int] = {}  # inodes in `_marks` or restored: how often
         self._lock = threading.Lock()
+        self.doubt_through: float = 0
+        """Entries up to this one may have been executed, and the journal does not know."""
 
     # -- questions, from any thread --------------------------------------------------------------
 
@@ -42,9 +44,11 @@ class Progress:
 
     def in_doubt(self, entry: int) -> bool:
         """Whether home may or may not have seen the entry, and nobody is finding out right now."""
-        return (
-            self.journal.in_flight(entry) and entry not in self._running and entry not in self._done
-        )
+        if entry in self._running or entry in self._done:
+            return False
+        if self.journal.in_flight(entry):
+            return True
+        return entry <= self.doubt_through and not self.journal.executed(entry)
 
     def stamp(self, ino: int) -> Stamp | None:
         """The version that we made last, as long as cache.db may not know of it."""

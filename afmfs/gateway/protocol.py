@@ -60,12 +60,14 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     "wake": {},
     "job": {"job": _DICT},
     "job_taken": {"id": _INT},
+    "journal_known": {"id": _STR},
     "report": {"rid": _INT, "kind": _STR},
     "cancel_report": {"rid": _INT},
     "restore": {"rid": _INT, "job": _INT, "path": _OPT_BYTES},
     "empty": {"rid": _INT, "job": _INT},
     "bye": {},
     # from the gateway
+    "journal": {"id": _STR, "reason": _STR, "begun": _INT},
     "connected": {"properties": _DICT, "statvfs": _DICT, "home_st": _DICT},
     "away": {"state": _STR, "reason": _STR},
     "refused": {"reason": _STR, "hint": _STR},
@@ -98,6 +100,9 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "job": _OPT_DICT,
     "survey": _BOOL,
     "summary": _OPT_DICT,
+    "journal": _OPT_DICT,
+    "turn": _OPT_INT,
+    "begun": _OPT_INT,
 }
 
 SHAPES = frozenset(_REQUIRED)

@@ -13,6 +13,7 @@ The order of steps is what survives crashes (crash-rules.md; each rule is named 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class Replay:
         send: Send,
         hello: Message,
     ) -> None:
-        self._points = Points(send)
+        self._points = Points(send, self._begun)
         self.book = TrashBook(journal)
         self.priority = Priority(journal, self.book)
         steps = Steps(
@@ -93,7 +94,10 @@ class Replay:
         self.settled = False
         self.settled_through = 0
         self._mark_doubts()
-        if hello.get("job"):
+        self._strange = journal.news is not None  # the cache has not taken note of the journal
+        if self._strange:
+            self.in_doubt, progress.doubt_through = 1, math.inf
+        elif hello.get("job"):
             self.jobs.take(hello["job"])
 
     def _mark_doubts(self) -> None:
@@ -129,6 +133,31 @@ class Replay:
         self.jobs.take(record)
         self.settled = False
         self.wake()
+
+    def introduce(self) -> None:
+        """Say which journal this is, where the cache knows another, or none. Nothing is done at
+        home until it has taken note: what the other one knew may be in doubt."""
+        journal = self._journal
+        if journal.news is not None:
+            about = {"id": journal.id, "reason": journal.news, "begun": journal.begun}
+            self._send({"type": "journal", **about})
+
+    def journal_known(self, journal: str) -> None:
+        """The cache works with this journal from now on. It has said before which job settles what
+        is in doubt, if an earlier one was lost."""
+        if journal == self._journal.id:
+            if self.priority.job is None:
+                self._progress.doubt_through = 0
+            self._strange = False
+            self.wake()
+
+    def _begun(self) -> dict[str, int]:
+        """What a cache whose gateway.db is lost has to know."""
+        return {"turn": self._journal.turn, "begun": max(self._journal.begun, self.jobs.begun)}
+
+    def due(self, ino: int) -> bool:
+        """Whether what home has of the inode says nothing now: something is yet to be settled."""
+        return self._strange or self.priority.due(ino)
 
     def job_taken(self, job: int) -> None:
         self.jobs.taken(job)
@@ -171,10 +200,11 @@ class Replay:
             self._record_after_point()
             if self._landing is not None:
                 return
-        if self._contact.is_up and not self._stopped and self._job_step():
+        halted = self._stopped or self._strange
+        if self._contact.is_up and not halted and self._job_step():
             return
         # While the priority queue holds anything but requeued rows, the normal one stands still.
-        may_run = not (self._stopped or self._needs_resync or self.jobs.active)
+        may_run = not (halted or self._needs_resync or self.jobs.active)
         may_run = may_run and self._contact.is_up
         found = self._window.pick(time.time_ns()) if may_run else Waiting(None, self.in_doubt)
         if isinstance(found, Pick):
@@ -347,6 +377,7 @@ class Replay:
         """An administrator's wish: home will never have this change."""
         busy = self._journal.in_flight(entry) and entry not in self._journal.requeued()
         rows = self._view.entries([entry])
+        busy = busy or self._strange
         if self._landing is not None:
             busy = busy or entry in self._landing.executed
         answer: Message = {"type": "dropped", "rid": rid, "ok": not busy and bool(rows)}

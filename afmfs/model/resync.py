@@ -58,6 +58,8 @@ class Job:
     """One resync, failover or recovery, as the administrator (or the fileset itself) asked for it.
 
     `bound` is the last queue entry that it takes care of; what was queued later is replayed later.
+    Entries up to `doubt` may have been executed although the gateway does not know: its journal was
+    lost. `missing` entries were lost from the queue.
     """
 
     id: int
@@ -65,6 +67,18 @@ class Job:
     bound: int
     manual: bool = False
     keep_uncached: bool = False
+    doubt: int = 0
+    missing: int = 0
+
+    @property
+    def careful(self) -> bool:
+        """Whether home may have seen more, or less, of the changes than is known."""
+        return self.kind is Kind.RECOVERY or self.doubt > 0
+
+    @property
+    def exact(self) -> bool:
+        """Whether the queue tells all that has to be settled, and nothing else is."""
+        return self.kind is Kind.RECOVERY and not self.missing
 
     @property
     def nulls(self) -> bool:

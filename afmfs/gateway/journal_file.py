@@ -1,0 +1,207 @@
+"""The file of the journal: its tables, and what is done where it is not what it should be.
+
+A gateway.db that is lost, damaged, older than what the cache remembers (a copy that was put back,
+or one without its log) or another cache's would have the gateway forget what was under way at home,
+or take something for done that was not. It is set aside, and never deleted; a new one takes its
+place and says so (`news`), until the cache has taken note (see afmfs/cache/journals.py).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+VERSION = 2
+
+_FIRST = """
+CREATE TABLE flight (id INTEGER PRIMARY KEY, batch);
+CREATE TABLE outcome (
+    seq INTEGER PRIMARY KEY, id, ino, home_size, home_mtime, home_ino,
+    result TEXT, errno);
+CREATE TABLE requeued (
+    id INTEGER PRIMARY KEY, errno, reason TEXT, tries, next_try_ns, since_ns, pushing);
+CREATE TABLE state (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+"""
+# flight.batch: entries that were taken off together. What is in doubt is settled batch by batch:
+# merged differently from the first time, it could miss a name that the first time made.
+# outcome.home_*: the stamp, NULL where the entry touched no content or attributes.
+# requeued.pushing: 1 if the entry may be partly executed.
+
+_UPGRADES = {
+    1: """
+-- The resync, failover or recovery that is due or running (record: JSON), at most one.
+CREATE TABLE job (id INTEGER PRIMARY KEY, record TEXT, phase TEXT, cursor, figures TEXT);
+-- The priority queue: what the job has still to do, by n. verdict and trash: decided, durable
+-- before it is done (NULL: not begun). The rest as in requeued.
+CREATE TABLE priority (
+    n INTEGER PRIMARY KEY, ino, bytes, verdict TEXT, trash,
+    errno, reason TEXT, tries, next_try_ns, since_ns);
+CREATE INDEX priority_ino ON priority (ino);
+-- What was moved to home's trash, or is about to be (state intended, moved, restored); path is the
+-- name it had at home, kind its S_IFMT bits, why: changed, nulled, in the way, removed.
+CREATE TABLE trash (
+    number INTEGER PRIMARY KEY, job, path BLOB, ino, kind, size, why TEXT, time_ns, state TEXT);
+CREATE INDEX trash_job ON trash (job, number);
+-- Byte ranges of files that a job made null at home; trash is where the bytes are, or NULL.
+CREATE TABLE nulled (ino, start, end, job, trash, PRIMARY KEY (ino, start)) WITHOUT ROWID;
+-- Tells this journal from one that takes its place: numbers of outcomes begin anew there.
+INSERT OR REPLACE INTO state VALUES ('journal', lower(hex(randomblob(16))));
+""",
+}
+_SCHEMA = _FIRST + "".join(_UPGRADES.values())
+
+TURN = "INSERT INTO state VALUES ('turn', 1) ON CONFLICT DO UPDATE SET value=value+1"
+"""Part of every transaction: by their number the cache tells an older copy of the journal."""
+
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNREADABLE = frozenset({sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ})
+
+
+class Known(NamedTuple):
+    """What the cache remembers, durably, of the journal that it works with."""
+
+    id: str  # empty: it has worked with none of this home yet
+    turn: int = 0  # it had at least so many transactions
+    seq: int = 0  # outcomes up to this number were taken over
+
+
+class Damaged(Exception):
+    """The file is no journal that can be used; says why."""
+
+
+def open_file(path: Path, known: Known | None) -> tuple[sqlite3.Connection, str | None]:
+    """The database, and why the cache has to take note of it before it is worked with: None where
+    it is the known one, empty where none was known, else what became of the known one.
+
+    Without `known` whatever is sound is taken. sqlite3.DatabaseError where it can't be opened.
+    """
+    db, trouble = _find(path, known or Known(""))
+    if db is None:
+        db = _open(path)
+        if known is not None and known.id:
+            # Kept with it: the gateway may end before the cache has heard of it.
+            db.execute("INSERT INTO state VALUES ('news', ?)", (trouble,))
+    return db, None if known is None else _news(db, known)
+
+
+def _find(path: Path, known: Known) -> tuple[sqlite3.Connection | None, str]:
+    """The database, or what was wrong with it: then nothing is in its place any more."""
+    if not path.exists():
+        _set_aside(path)  # a log without its database
+        return None, "gateway.db was lost"
+    try:
+        db = _open(path)
+    except Damaged as exc:
+        return None, f"gateway.db was damaged ({exc}); it is kept as {_set_aside(path)}"
+    trouble = _not_the_known(db, known)
+    if not trouble:
+        return db, ""
+    db.close()
+    return None, f"{trouble}; it is kept as {_set_aside(path)}"
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """Damaged, or sqlite3.DatabaseError where it is of a later format, or can't be read now."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as exc:
+        code = getattr(exc, "sqlite_errorcode", 0)
+        if code & 0xFF in _DAMAGE or code in _UNREADABLE:
+            raise Damaged(str(exc)) from exc
+        raise
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    new = not path.exists()
+    if not new and not path.stat().st_size:
+        raise Damaged("it is empty")  # to SQLite it would be a new one
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
+            db.execute(f"PRAGMA {pragma}")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if new:
+            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
+            return db
+        if version > VERSION:
+            raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
+        _check(db, version)
+        if version < VERSION:
+            script = "".join(_UPGRADES[number] for number in range(version, VERSION))
+            db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")
+        return db
+    except BaseException:
+        db.close()
+        raise
+
+
+def _check(db: sqlite3.Connection, version: int) -> None:
+    tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+    if version == 0 or not tables.issuperset({"flight", "outcome", "requeued", "state"}):
+        raise Damaged("it is no journal")
+    (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise Damaged(found)
+
+
+def _get(db: sqlite3.Connection, key: str) -> str | int | None:
+    row: tuple[str | int] | None = db.execute(
+        "SELECT value FROM state WHERE key=?", (key,)
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def last_outcome(db: sqlite3.Connection) -> int:
+    """The largest number that an outcome had; 0 if there was none."""
+    last: int = db.execute("SELECT ifnull(max(seq), 0) FROM outcome").fetchone()[0]
+    return max(last, int(_get(db, "forgotten") or 0))
+
+
+def _not_the_known(db: sqlite3.Connection, known: Known) -> str:
+    """Why a sound journal can't be the one that the cache works with; empty if it may be.
+
+    One that is new itself, and that the cache has not taken note of yet, may stay.
+    """
+    if not known.id:
+        return ""
+    if _get(db, "journal") != known.id:
+        new = _get(db, "news") is not None
+        return "" if new else "gateway.db was another cache's, or another home's"
+    if int(_get(db, "turn") or 0) < known.turn or last_outcome(db) < known.seq:
+        return "gateway.db was an older copy"
+    return ""
+
+
+def _news(db: sqlite3.Connection, known: Known) -> str | None:
+    if not known.id:
+        return ""
+    if known.id != _get(db, "journal"):
+        return str(_get(db, "news"))
+    db.execute("DELETE FROM state WHERE key='news'")  # the cache has taken note
+    return None
+
+
+def _set_aside(path: Path) -> str:
+    """Give the file, and its log, a name of its own; the name.
+
+    The log first: should a crash come in between, the file without it is damaged or older.
+    """
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    kept, number = path.with_name(f"{path.name}.damaged-{stamp}"), 1
+    while os.path.lexists(kept):
+        number += 1
+        kept = path.with_name(f"{path.name}.damaged-{stamp}-{number}")
+    for suffix in ("-wal", "-shm", ""):
+        try:
+            os.rename(f"{path}{suffix}", f"{kept}{suffix}")
+        except FileNotFoundError:
+            pass
+    fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return kept.name
