@@ -14,7 +14,6 @@ from typing import Any
 
 from afmfs.gateway import xattrs
 from afmfs.gateway.connection import Connection
-from afmfs.gateway.home import UNLINKED as UNLINKED_PATH
 from afmfs.gateway.home import Home
 from afmfs.gateway.locate import Locator
 from afmfs.gateway.progress import Progress
@@ -109,7 +108,7 @@ class Comparer:
         if (st.st_dev, st.st_ino) in objects:
             return []
         objects.add((st.st_dev, st.st_ino))
-        return self._attributes(path, subject, st, kept=above == UNLINKED_PATH)
+        return self._attributes(path, subject, st)
 
     def trouble(self, exc: OSError, path: bytes) -> Trouble:
         """What an error at home means. HomeAway is raised."""
@@ -129,12 +128,9 @@ class Comparer:
 
     # -- versions and attributes -----------------------------------------------------------------
 
-    def _attributes(
-        self, path: bytes, subject: Subject, st: os.stat_result, *, kept: bool = False
-    ) -> list[Difference]:
-        """`kept`: unlinked here while open; what is written since is not queued."""
+    def _attributes(self, path: bytes, subject: Subject, st: os.stat_result) -> list[Difference]:
         row, found = subject.known.row, []
-        settled = not (subject.pending or kept)
+        settled = not subject.pending and row.nlink > 0  # what has no name here queues nothing
         if stat.S_ISREG(row.mode):
             version = self._version(path, row, st)
             if version:

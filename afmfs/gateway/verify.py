@@ -155,7 +155,8 @@ class Run:
         row = subject.known.row
         self._seen[kind_of(row.mode)] += 1
         has_data = stat.S_ISREG(row.mode) and row.size and (row.whole or row.gen)
-        if self._data and has_data and not subject.lost:
+        # What is written to a file without a name here is queued nowhere.
+        if self._data and has_data and row.nlink and not subject.lost:
             self.tallies.append(Tally(row.ino, row.size, subject.pending))
 
 

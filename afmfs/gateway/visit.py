@@ -198,7 +198,7 @@ class Visit:
         """Compare the next window, or find out that it has to be looked at again. Unknown."""
         run, ino = self._run, tally.ino
         before, opened = run.subject(ino), self._open(ino)
-        if before is None or before.pushing or opened is None:
+        if before is None or opened is None:
             tally.end()  # pending, or told of by itself
             return
         tally.pending |= before.pending

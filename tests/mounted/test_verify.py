@@ -119,6 +119,19 @@ def test_nothing_differs_while_everything_is_pending(mount: Mount, home: Path) -
     assert verify(mount, "--data") == []
 
 
+def test_what_is_kept_for_who_has_it_open(mount: Mount, home: Path) -> None:
+    """Removed here while open and not whole: home keeps it, and what is written is not queued."""
+    with open(mount.point / "old" / "partial", "r+b") as file:
+        os.unlink(mount.point / "old" / "partial")
+        mount.flush()
+        file.write(b"not queued")
+        file.truncate(5)
+        assert list((home / ".afm" / "unlinked").iterdir())
+        assert verify(mount, "--data") == []
+    mount.flush()
+    assert verify(mount, "--data") == []
+
+
 Damage = Callable[[bytes], object]
 
 
