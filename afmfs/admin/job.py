@@ -17,6 +17,9 @@ from afmfs.admin.wait import AWAY_SECONDS, SETTLED_SECONDS, Verdict, pauses
 from afmfs.cache.status import Status
 from afmfs.model.states import AWAY, State
 
+_ENDS = ("afmManualResyncComplete", "afmRecoveryEnd", "afmRecoveryFail")
+"""Events of a job's end."""
+
 
 def verdict(status: Status, job: int, stuck_seconds: float, patience: float) -> Verdict | None:
     """Whether the wait for a job is over; None if it isn't.
@@ -74,22 +77,30 @@ def wait(
     raise AssertionError("pauses never end")
 
 
-def wait_for(name: str, job: int, mount: Mount, access: Access, limit: Limit) -> dict[str, Any]:
-    """Wait for the end of a job that the command `name` is about; the event of its end.
-
-    Failure if it doesn't end, or did not settle everything.
-    """
+def await_end(name: str, job: int, mount: Mount, access: Access, limit: Limit) -> None:
+    """Wait for the end of a job. Failure, in the name of the command, if it does not end."""
     with job_progress(name) as show:
         found = wait(lambda: read_status(mount, access), job, limit, show)
     if not found.ok:
         raise Failure(f"{name}: {found.text}")
+
+
+def wait_for(name: str, job: int, mount: Mount, access: Access, limit: Limit) -> dict[str, Any]:
+    """Wait for the end of a job that the command `name` has started; the event of its end.
+
+    Failure if it doesn't end, or did not settle everything.
+    """
+    await_end(name, job, mount, access, limit)
     status = read_status(mount, access)
     if status.state == State.NEEDS_RESYNC:
         raise Failure(
             f"{name}: it is done, but home was changed meanwhile ({status.reason}): `resync` again"
         )
-    events = map(json.loads, access.read(mount.path("events")).splitlines())
-    return next((e for e in reversed([*events]) if e.get("job") == job), {})
+    events = [json.loads(line) for line in access.read(mount.path("events")).splitlines()]
+    for event in reversed(events):
+        if event.get("job") == job and event["name"] in _ENDS:
+            return dict(event)
+    raise Failure(f"{name}: it was given up for another job; `events` tells")
 
 
 def render_summary(event: dict[str, Any]) -> str:
@@ -99,7 +110,7 @@ def render_summary(event: dict[str, Any]) -> str:
         ("aside", "entry", "moved aside into home's trash", ""),
         ("nulled", "file", "with null bytes at home", "nulled_bytes"),
         ("adopted", "file", "taken over as home has them", ""),
-        ("lost", "file", "neither here nor at home", ""),
+        ("lost", "file", "neither here nor at home (`verify` lists them)", ""),
     ):
         if event.get(figure):
             parts.append(_counted(event, figure, noun, done, size))

@@ -59,7 +59,7 @@ def _make_ready(request: Request, mount: Mount, access: Access, limit: Limit) ->
     while True:
         status = read_status(mount, access)
         if status.job is not None:
-            job.wait_for(status.job.kind, status.job.id, mount, access, limit)
+            job.await_end(status.job.kind, status.job.id, mount, access, limit)
         elif status.state == State.DIRTY:
             flush_and_wait(flush, mount, access, limit)
         else:

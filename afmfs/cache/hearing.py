@@ -187,13 +187,15 @@ class Hearing:
 
     async def _on_inconsistent(self, message: Message) -> None:
         """Durable before anything else is replayed; the gateway waits for `run`."""
+        new = not self.needs_resync
         with self._store as store:
-            if not store.get("needs_resync"):
+            if new:
                 store.put("needs_resync", f"{message['path']}: {message['reason']}")
                 store.put("needs_resync_at", store.entries.last)
         await self._durable.sync_wal()
         self.post_run()
-        self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
+        if new:  # who goes on reading what was changed finds it again and again
+            self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
         self._end_recovery(self.needs_resync)
 
     async def _on_progress(self, message: Message) -> None:

@@ -71,8 +71,7 @@ class HomeView:
     properties: dict[str, Any] = field(default_factory=dict)
     statvfs: dict[str, int] = field(default_factory=dict)
     home_st: dict[str, Any] = field(default_factory=dict)
-    num_exec: int = 0  # entries of the normal queue
-    job_exec: int = 0  # rows of the priority queue
+    num_exec: int = 0  # of both queues
     executing: int = 0
     progress: Message | None = None  # of the job, as last told
     requeued: int = 0
@@ -327,12 +326,10 @@ class GatewayLink:
                 view.latency_s = (message.get("latency_ms") or 0) / 1000
                 view.statvfs = message.get("statvfs") or view.statvfs
             case "outcomes":
-                # While a job runs the number is the job's.
-                if self.home.progress is None or self.home.progress["phase"] == "done":
-                    self.home.num_exec = message["num_exec"]
+                self.home.num_exec = message["num_exec"]
             case "progress":
                 self.home.progress = message
-                self.home.job_exec = message.get("num_exec", self.home.job_exec)
+                self.home.num_exec = message.get("num_exec", self.home.num_exec)
         if kind in self.handlers:
             nursery.start_soon(self._handle, message)
 

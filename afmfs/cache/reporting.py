@@ -89,7 +89,7 @@ class Reporting(Hearing):
             queue_length=facts.pending,
             job=self.jobs.status(),
             last_job=int(store.get("job_number") or 0),
-            num_exec=home.num_exec + home.job_exec,
+            num_exec=home.num_exec,
             executing=home.executing,
             requeued=facts.requeued,
             unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],

@@ -241,7 +241,8 @@ def test_wait(afmctl: Afmctl, busy: Busy) -> None:  # noqa: F811
     result = afmctl("fs1", "resync", "--yes", "--wait")
     assert result.exit_code == 0, result.stderr
     assert result.stdout == (
-        f"{PERFORMING}resync: 3 objects pushed (5 bytes), 2 files neither here nor at home\n"
+        f"{PERFORMING}resync: 3 objects pushed (5 bytes), 2 files neither here nor at home"
+        " (`verify` lists them)\n"
     )
     assert not busy.coming
 
@@ -292,6 +293,31 @@ def test_wait_says_why_it_gave_up(
     assert result.exit_code == 1
     assert text in result.stderr
     assert result.stdout == PERFORMING
+
+
+def test_wait_says_that_a_job_was_given_up(afmctl: Afmctl, busy: Busy) -> None:  # noqa: F811
+    busy.said = []
+    busy.coming = [{}, {}, {}, {}, {"job": JOB}, {"job": replace(JOB, id=5, kind="failover")}]
+    result = afmctl("fs1", "resync", "--yes", "--wait")
+    assert (result.exit_code, result.stdout) == (1, PERFORMING)
+    assert "given up for another job" in result.stderr
+
+
+def test_failover(afmctl: Afmctl, busy: Busy, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.chdir("/usr")
+    busy.coming = [{}, {}, {"job": JOB}, {"job": None}]
+    result = afmctl("fs1", "failover", "--new-target", "lib/../x", "--wait")
+    assert result.exit_code == 0, result.stderr
+    assert busy.calls == ["touch", ("failover", "/usr/x", False)]
+    assert result.stdout.endswith("failover: 3 objects pushed (5 bytes), 2 files neither here nor"
+                                  " at home (`verify` lists them)\n")  # fmt: skip
+    result = afmctl("fs1", "failover", "--new-target", "file:///x", "--target-only", "--wait")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "afmctl: Performing failover of fileset: sw1\n",
+    )
+    assert busy.calls[-1] == ("failover", "file:///x", True)
+    assert afmctl("fs1", "failover").exit_code == 2
 
 
 def test_texts() -> None:
