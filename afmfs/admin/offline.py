@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.inode import Inode
 from afmfs.cache.nulls import Nulls
 from afmfs.cache.schema import INODE_COLUMNS, VERSION
-from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
+from afmfs.cache.status import CachedReport, JobStatus, Status, dirty_bytes, with_block
 from afmfs.cache.store import Store
 from afmfs.cache.trash_report import Listing, read_trash
 from afmfs.cache.validity import Validity
@@ -55,17 +56,17 @@ class OfflineCache:
         settings, cache = self._settings, self._cache
         counters = self._row("SELECT * FROM counters")
         first, queued_ns = self._first_entry()
-        job = json.loads(settings.get("job") or "null")
-        left = self._count_priority() if job else 0
+        job = self._job()
         facts = Facts(
             mounted=False,
-            recovering=bool(job) and job["kind"] == Kind.RECOVERY,
-            resyncing=job["kind"] if job and job["kind"] != Kind.RECOVERY else "",
-            job_left=left,
+            recovering=job is not None and job.kind == Kind.RECOVERY,
+            resyncing=job.kind if job and job.kind != Kind.RECOVERY else "",
+            job_total=job.total if job else 0,
+            job_left=job.left if job else 0,
             stopped=bool(int(settings.get("stopped") or 0)),
             needs_resync="" if job else str(settings.get("needs_resync") or ""),
-            pending=counters.pop("queue_length") + left,
-            requeued=self._count_requeued(),
+            pending=counters.pop("queue_length") + (job.left if job else 0),
+            requeued=self._count_requeued() + (job.requeued if job else 0),
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
         (lost,) = cache.execute("SELECT count(*) FROM lost").fetchone()
@@ -80,6 +81,8 @@ class OfflineCache:
             cache=self._path,
             block_size=int(settings.get("block_size", 0)),
             queue_length=facts.pending,
+            job=job,
+            last_job=int(settings.get("job_number") or 0),
             num_exec=int(settings.get("num_exec") or 0),
             requeued=facts.requeued,
             unrepresentable=unrepresentable,
@@ -147,12 +150,38 @@ class OfflineCache:
         (last,) = self._cache.execute("SELECT coalesce(max(id), 0) FROM queue").fetchone()
         return int(last)
 
-    def _count_priority(self) -> int:
-        """Rows of the job that was under way."""
+    def _job(self) -> JobStatus | None:
+        """The job that goes on with the next mount, as far as the gateway had come."""
+        record = json.loads(self._settings.get("job") or "null")
+        if record is None:
+            return None
+        job = JobStatus(
+            id=record["id"],
+            kind=record["kind"],
+            phase="due",
+            manual=record["manual"],
+            reason=record["reason"],
+        )
         if self._gateway is None or not queue_report.has_priority(self._gateway):
-            return 0
-        (count,) = self._gateway.execute("SELECT count(*) FROM priority").fetchone()
-        return int(count)
+            return job
+        row = self._gateway.execute(
+            "SELECT phase, figures FROM job WHERE id=?", (job.id,)
+        ).fetchone()
+        if row is None:
+            return job
+        left, bytes_left, requeued = self._gateway.execute(
+            "SELECT count(*), total(bytes), count(errno) FROM priority"
+        ).fetchone()
+        figures = json.loads(row[1])
+        return replace(
+            job,
+            phase=row[0],
+            left=left,
+            total=figures.get("total", left),
+            bytes_left=int(bytes_left),
+            bytes_total=figures.get("bytes_total", int(bytes_left)),
+            requeued=requeued,
+        )
 
     def _count_requeued(self) -> int:
         if self._gateway is None:

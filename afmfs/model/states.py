@@ -95,6 +95,8 @@ def _dirty(facts: Facts) -> str:
 
 def _job(facts: Facts) -> str:
     """How far a resync or failover is."""
+    if not facts.mounted:
+        return f"a {facts.resyncing} goes on with the next mount"
     if not facts.job_total:
         return f"a {facts.resyncing} is running"
     return f"a {facts.resyncing} is running: {facts.job_left} of {facts.job_total} objects are left"

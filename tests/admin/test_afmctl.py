@@ -25,6 +25,7 @@ from afmfs.cache.commands import TABLE, execute
 from afmfs.cache.schema import SCHEMA, VERSION
 from afmfs.cache.status import render_json
 from afmfs.errors import AfmError
+from afmfs.gateway.journal import Journal
 from afmfs.model.entry import ROOT, Op
 from tests.admin.fake import FakeFileset
 
@@ -290,6 +291,24 @@ def test_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
     )
     assert afmctl(str(cache), "cached", "b").stdout.endswith("dirty\n")
     assert afmctl(str(cache), "cached", ".").stdout.startswith("cached ")
+
+
+def test_a_job_of_an_unmounted_cache(afmctl: Afmctl, cache: Path) -> None:
+    record = {"id": 4, "kind": "resync", "manual": True, "reason": "f: changed"}
+    database = sqlite3.connect(cache / "cache.db")
+    database.execute("INSERT INTO fileset VALUES ('job', ?)", (json.dumps(record),))
+    database.commit()
+    database.close()
+    status = json.loads(afmctl(str(cache), "getstate", "--json").stdout)
+    assert (status["state"], status["queue_length"], status["job"]["phase"]) == ("Dirty", 1, "due")
+    journal = Journal(cache / "gateway/2")
+    with journal.transaction() as rows:
+        rows.execute("INSERT INTO job VALUES (4, '{}', 'pushing', 0, '{\"total\": 9}')")
+        rows.execute("INSERT INTO priority (n, ino, bytes) VALUES (1, 16, 70), (2, 17, 0)")
+    journal.close()
+    status = json.loads(afmctl(str(cache), "getstate", "--json").stdout)
+    assert (status["queue_length"], status["job"]["left"], status["job"]["total"]) == (3, 2, 9)
+    assert status["reason"] == "a resync goes on with the next mount; 1 entry is pending"
 
 
 def test_a_target_of_any_bytes(afmctl: Afmctl, cache: Path) -> None:
