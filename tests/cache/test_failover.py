@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from afmfs.cache import moving
 from afmfs.cache.fileset import Fileset
 from afmfs.errors import AfmError, Refused
 from afmfs.gateway.journal import Journal, Outcome
 from afmfs.gateway.protocol import Message
-from tests.cache.test_jobs import done, events, make, needs_resync, progress, until
+from tests.cache.test_jobs import done, events, make, needs_resync, progress, uncached, until
 from tests.harness.fake_gateway import CONNECTED, FakeGateway, Office, open_office
 
 NEW = "/somewhere/else"
@@ -262,6 +264,32 @@ async def test_a_point_under_way_forgets_nothing_at_the_new_home(
         await office.gateway.say(type="point", rid=1)
         await office.gateway.hear("point_done")
         assert not office.gateway.all("forget")
+
+
+async def test_a_fetch_under_way_is_asked_again_at_the_new_home(
+    office: Office, tmp_path: Path
+) -> None:
+    """Its answer could be another home's: what was asked for is looked up anew."""
+    async with office.fileset(tmp_path) as fileset:
+        ino = await uncached(fileset, office)
+        async with trio.open_nursery() as nursery:
+            read: list[bytes] = []
+
+            async def reading() -> None:
+                read.append(bytes(await fileset.read(ino, 0, 10)))
+
+            nursery.start_soon(reading)
+            await office.gateway.hear("fetch")
+            await command(fileset)
+            for n, data in enumerate((b"a" * 100, b"b" * 100), 1):
+                message = await office.gateway.hear("fetch", n)
+                fd = os.memfd_create("fetched")
+                os.write(fd, data)
+                await office.gateway.say(
+                    type="fetched", rid=message["rid"], errno=0, length=100, fds=[fd]
+                )
+                os.close(fd)
+        assert read == [b"b" * 10]
 
 
 async def test_what_was_known_of_the_old_home_is_forgotten(office: Office, tmp_path: Path) -> None:
