@@ -33,6 +33,8 @@ def test_own_options() -> None:
         ("xattrs", "xattrs", True),
         ("noxattrs", "xattrs", False),
         ("writeback=no", "writeback", False),
+        ("auto_resync=off", "auto_resync", False),
+        ("noauto_resync", "auto_resync", False),
         ("home_timeout=0.5", "home_timeout", 0.5),
     ],
 )
