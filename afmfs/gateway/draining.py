@@ -89,7 +89,7 @@ class Draining:
                 except MayEnd as trouble:
                     landed.failed.append((due, trouble, False))
                     continue
-                if decision.do in (Do.MAKE, Do.PUSH):
+                if decision.do in (Do.MAKE, Do.PUSH) or decision.asides:
                     new.append((due, decision))
             decided.append((due, decision))
         if new:

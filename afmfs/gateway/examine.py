@@ -97,6 +97,9 @@ class Examiner:
             gaps = ((0, min(row.size, row.home_valid)),)
         for start, end in sources.valid:
             gaps = subtract(gaps, start, end)
+        if gaps and not sources.valid:
+            # Its last entry may be retired, as names are settled first, and an older one not.
+            dirty = self.work.view.is_pending(row.ino)
         resized = dirty and not sources.valid and self.work.view.is_resized(row.ino)
         return Cached(kind, sources.valid, gaps, dirty, resized)
 

@@ -87,20 +87,28 @@ class Reconciler:
         asides: list[Aside] = []
         if found.aside:
             asides.append(self._aside(first, number(), found.aside))
-        if found.do in (Do.MAKE, Do.PUSH):
-            for seen in case.names[1:]:
-                if seen.st is None or (found.do is Do.PUSH and self._same(first.st, seen.st)):
-                    continue
+        others = [
+            seen
+            for seen in case.names[1:]
+            if found.do is Do.MAKE or (found.do is not Do.LOST and not self._is_one(first, seen))
+        ]
+        if found.do is Do.SKIP and others:  # nothing of its data is pushed, but its names are
+            found = found._replace(do=Do.PUSH)
+        for seen in others:
+            if seen.st is not None:
                 same_kind = stat.S_IFMT(seen.st.st_mode) == case.cached.kind
-                why = found.aside if self._same(first.st, seen.st) else ""
+                why = found.aside if self._is_one(first, seen) else ""
                 asides.append(
                     self._aside(seen, number(), why or (CHANGED if same_kind else IN_THE_WAY))
                 )
         return Decision(found.do, first.place, found.null, tuple(asides))
 
-    def _same(self, one: os.stat_result | None, two: os.stat_result) -> bool:
-        stable = self.work.home.properties.stable_inodes
-        return one is not None and same_object(one, two, stable_inodes=stable)
+    def _is_one(self, one: Seen, two: Seen) -> bool:
+        """Whether home has one object under both names."""
+        return one.st is not None and two.st is not None and self._same(one.st, two.st)
+
+    def _same(self, one: os.stat_result, two: os.stat_result) -> bool:
+        return same_object(one, two, stable_inodes=self.work.home.properties.stable_inodes)
 
     def _aside(self, seen: Seen, number: int, why: str) -> Aside:
         assert seen.st is not None
@@ -134,8 +142,7 @@ class Reconciler:
     def _changed(self, row: Row) -> tuple[int, Ranges, int]:
         """The bytes that were written here, and the least size, since home last heard of them. Not
         all that is cached: nulls that were fetched from home are still those of an earlier job."""
-        pending = row.changed > row.retired
-        entries = self.work.view.content_entries(row.ino) if pending else []
+        entries = self.work.view.content_entries(row.ino)
         written = union((e.start, e.end) for e in entries if e.op is Op.WRITE)
         return row.ino, written, min([row.size, *(e.end for e in entries if e.op is Op.SIZE)])
 
@@ -168,8 +175,8 @@ class Reconciler:
         if decision.at is None or row is None or decision.do in (Do.SKIP, Do.LOST):
             return Done()
         if decision.do is Do.ADOPT:
-            return self._adopt(row)
-        if decision.do is Do.PUSH:
+            done = self._adopt(row)
+        elif decision.do is Do.PUSH:
             done = self._push(row, again=again)
         elif stat.S_ISREG(row.mode):
             done = self._make_file(due, decision.at, row, again=again)
@@ -180,11 +187,13 @@ class Reconciler:
 
     def _adopt(self, row: Row) -> Done:
         """Home's bytes stay; what is pending of the file's attributes is for them."""
-        case = self._cases[row.ino]
+        case = self._cases.get(row.ino) or self._examiner.case(row.ino)
+        first = case.names[0] if case is not None else None
+        if case is None or first is None or first.st is None or not stat.S_ISREG(first.st.st_mode):
+            raise Surprise("it is gone again")
         if case.cached.dirty:
             return self._send(row, Content(attr=True, xattrs=self._keys(row)), self._unasking)
-        assert case.names[0].st is not None
-        return Done(self._examiner.stamp(case.names[0].st))
+        return Done(self._examiner.stamp(first.st))
 
     def _move_aside(self, aside: Aside) -> None:
         work, (parent, name) = self.work, aside.place

@@ -14,11 +14,13 @@ import stat
 from collections.abc import Callable
 
 from afmfs.gateway.exchange import Exchanger
+from afmfs.gateway.locate import MAX_DEPTH
 from afmfs.gateway.priority import Aside
 from afmfs.gateway.trash import move_aside
 from afmfs.gateway.trouble import Inconsistent, MayEnd, Verb
 from afmfs.gateway.work import Failed, Work
 from afmfs.model.action import Exchange, NameAction, Place, Remove, Rename
+from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.resync import IN_THE_WAY, REMOVED, Job, Kind
 
 log = logging.getLogger(__name__)
@@ -78,37 +80,68 @@ class Settler:
             raise work.trouble(exc, place, Verb.REMOVE, action.kind) from exc
 
     def _rename(self, action: Rename) -> None:
-        work, home = self.work, self.work.home
         found = self._lstat(action.place)
-        if found is None or not self._is_meant(action.ino, found, action.kind, gone=False):
-            return
-        there = self._lstat(action.target)
+        if found is not None and self._is_meant(action.ino, found, action.kind, gone=False):
+            why = IN_THE_WAY if action.replaces is None else REMOVED
+            self._move(found, action.place, action.target, why)
+
+    def _exchange(self, action: Exchange) -> None:
+        """Where only one of the two is where it was, it goes to its new place all the same: left
+        under its old name it would be nobody's, and what only home has of it lost."""
+        one, two = self._lstat(action.place), self._lstat(action.target)
+        here = one is not None and self._is_meant(action.ino, one, action.kind, gone=False)
+        kind = stat.S_IFMT(two.st_mode) if two is not None else 0
+        there = two is not None and self._is_meant(action.other, two, kind, gone=False)
+        if here and there:
+            self._exchanger.execute(action)
+        elif here and one is not None:
+            self._move(one, action.place, action.target, IN_THE_WAY)
+        elif there and two is not None:
+            self._move(two, action.target, action.place, IN_THE_WAY)
+
+    def _move(self, found: os.stat_result, place: Place, target: Place, why: str) -> None:
+        """`why` what is in its new place goes aside."""
+        work, home = self.work, self.work.home
+        there = self._lstat(target)
         try:
             if there is not None and (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
                 with work.progress.names.moving():
-                    home.unlink(work.directory(action.place[0]), action.place[1])
+                    home.unlink(work.directory(place[0]), place[1])
                 return
             if there is not None:
-                why = IN_THE_WAY if action.replaces is None else REMOVED
-                self._aside(action.target, there, why)
-            dirfd, dirfd2 = work.directory(action.place[0]), work.directory(action.target[0])
+                self._aside(target, there, why)
+            self._reach(target[0])
+            dirfd, dirfd2 = work.directory(place[0]), work.directory(target[0])
             with work.progress.names.moving():
-                home.rename_new(dirfd, action.place[1], dirfd2, action.target[1])
+                home.rename_new(dirfd, place[1], dirfd2, target[1])
                 if stat.S_ISDIR(found.st_mode):
                     home.forget_directories()
                     work.locator.forget()
         except OSError as exc:
-            raise work.trouble(exc, action.target, Verb.MOVE, action.kind) from exc
+            raise work.trouble(exc, target, Verb.MOVE, stat.S_IFMT(found.st_mode)) from exc
 
-    def _exchange(self, action: Exchange) -> None:
-        """Done unless it is certain that it can't be: each of the two is where it was."""
-        one, two = self._lstat(action.place), self._lstat(action.target)
-        if one is None or two is None:
-            return
-        meant = self._is_meant(action.ino, one, action.kind, gone=False)
-        other = stat.S_IFMT(two.st_mode)
-        if meant and self._is_meant(action.other, two, other, gone=False):
-            self._exchanger.execute(action)
+    def _reach(self, ino: int) -> None:
+        """Make what home lacks of the way to a directory: new ones, and those that it has lost.
+
+        What was moved into them here would be left under its old name else: a stray copy there, and
+        lost here if nothing of it is cached. Their attributes come with their own rows.
+        """
+        work, way = self.work, list[Place]()
+        while ino not in (ROOT, UNLINKED):
+            places = work.locator.places(ino)
+            if not places or len(way) > MAX_DEPTH:
+                return
+            way.append(places[0])
+            ino = places[0][0]
+        for place in reversed(way):
+            found = self._lstat(place)
+            if found is not None and stat.S_ISDIR(found.st_mode):
+                continue
+            if found is not None:
+                self._aside(place, found, IN_THE_WAY)
+            with work.progress.names.moving():
+                work.home.make_dir(work.directory(place[0]), place[1])
+            work.touched.add(place[0])
 
     def _is_meant(self, ino: int, found: os.stat_result, kind: int, *, gone: bool) -> bool:
         """Whether what was found is the object that the cache means, as far as can be told.

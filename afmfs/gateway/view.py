@@ -235,6 +235,13 @@ class View:
         ).fetchone()
         return None if row is None else row[0]
 
+    def is_pending(self, ino: int) -> bool:
+        """Whether any entry of the inode but of bytes written is pending."""
+        row = self._db.execute(
+            "SELECT 1 FROM queue WHERE ino=? AND op<>6 LIMIT 1", (ino,)
+        ).fetchone()
+        return row is not None
+
     def is_resized(self, ino: int) -> bool:
         """Whether a size of the inode is pending."""
         row = self._db.execute(
