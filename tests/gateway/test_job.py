@@ -1,0 +1,178 @@
+"""What a resync makes of a home that was changed in a way that needs care.
+
+Each of these was found by the machine in tests/model/test_resync_machine.py.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from afmfs.model.entry import ROOT
+from tests.gateway.fake_mount import BLOCK, FakeMount
+
+JOB = 3
+DATA = bytes([1]) * BLOCK + bytes([2]) * BLOCK
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[FakeMount]:
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    yield mount
+    mount.close()
+
+
+def start(mount: FakeMount) -> None:
+    """Nothing is replayed but by a job."""
+    mount.start(needs_resync=True)
+    mount.await_message("connected")
+
+
+def resync(mount: FakeMount, *, manual: bool = True) -> dict[int, str]:
+    """What was told of inodes."""
+    assert mount.gateway is not None and mount.gateway._engine is not None
+    record = {"id": JOB, "kind": "resync", "bound": mount.next_id - 1, "manual": manual}
+    mount.gateway.receive({"type": "job", "job": record})
+    mount.await_message("progress", id=JOB, phase="done")
+    journal = mount.gateway._engine.journal
+    told = dict(journal.query("SELECT ino, result FROM outcome WHERE id=0"))
+    mount.retire()
+    mount.gateway.receive({"type": "job_taken", "id": JOB})
+    return told
+
+
+def moved(mount: FakeMount) -> list[Path]:
+    """What is in the trash."""
+    found = (mount.home / f".afm/.afmtrash/{JOB}").iterdir()
+    return sorted(path for path in found if path.name != "index")
+
+
+def uncached(mount: FakeMount, name: bytes, parent: int = ROOT, path: str = "") -> int:
+    """A file that only home has."""
+    (mount.home / path / os.fsdecode(name)).write_bytes(DATA)
+    return mount.adopt(name, parent, path)
+
+
+def directory(mount: FakeMount, name: bytes) -> int:
+    (mount.home / os.fsdecode(name)).mkdir()
+    return mount.adopt(name)
+
+
+# -- pending changes of names ----------------------------------------------------------------------
+
+
+def test_a_file_is_moved_into_a_directory_that_is_not_at_home_yet(mount: FakeMount) -> None:
+    """Left under its old name it would be nobody's, and lost here."""
+    uncached(mount, b"f")
+    start(mount)
+    new = mount.mkdir(b"new")
+    mount.rename(b"f", b"g", ROOT, new)
+    resync(mount)
+    assert (mount.home / "new/g").read_bytes() == DATA
+    assert not (mount.home / "f").exists()
+    assert mount.get(new, "mode") == (mount.home / "new").stat().st_mode
+
+
+def test_a_file_is_moved_into_a_directory_that_home_has_lost(mount: FakeMount) -> None:
+    old = directory(mount, b"d")
+    uncached(mount, b"f")
+    start(mount)
+    mount.rename(b"f", b"g", ROOT, old)
+    (mount.home / "d").rmdir()
+    resync(mount)
+    assert (mount.home / "d/g").read_bytes() == DATA
+
+
+def test_a_file_is_moved_into_a_directory_in_whose_place_is_a_symlink(mount: FakeMount) -> None:
+    outside = mount.home.parent / "outside"
+    outside.mkdir()
+    old = directory(mount, b"d")
+    uncached(mount, b"f")
+    start(mount)
+    mount.rename(b"f", b"g", ROOT, old)
+    (mount.home / "d").rmdir()
+    (mount.home / "d").symlink_to(outside)
+    resync(mount)
+    assert not (mount.home / "d").is_symlink()
+    assert (mount.home / "d/g").read_bytes() == DATA
+    assert not list(outside.iterdir())
+    (aside,) = moved(mount)
+    assert aside.readlink() == outside
+
+
+@pytest.mark.parametrize("gone", ["a", "b"])
+def test_of_two_that_were_exchanged_one_is_still_there(mount: FakeMount, gone: str) -> None:
+    """It goes to its new place: what only home has of it must not count as lost."""
+    inos = {"a": uncached(mount, b"a"), "b": uncached(mount, b"b")}
+    start(mount)
+    mount.exchange(b"a", b"b")
+    (mount.home / gone).unlink()
+    told = resync(mount)
+    assert (mount.home / gone).read_bytes() == DATA
+    assert not (mount.home / ("b" if gone == "a" else "a")).exists()
+    assert told[inos[gone]] == "lost"
+
+
+def test_of_two_that_were_exchanged_one_was_replaced(mount: FakeMount) -> None:
+    uncached(mount, b"a")
+    uncached(mount, b"b")
+    start(mount)
+    mount.exchange(b"a", b"b")
+    (mount.home / "new").write_bytes(b"somebody's")
+    (mount.home / "new").rename(mount.home / "b")
+    resync(mount)
+    assert (mount.home / "b").read_bytes() == DATA
+    (aside,) = moved(mount)
+    assert aside.read_bytes() == b"somebody's"
+
+
+# -- files with nothing cached ---------------------------------------------------------------------
+
+
+def test_a_size_that_is_pending_behind_a_new_name(mount: FakeMount) -> None:
+    """The name is settled first, and its entry the inode's last: the older one is still due."""
+    ino = uncached(mount, b"f")
+    start(mount)
+    mount.truncate(ino, 10)
+    mount.update(ino, changed=mount.rename(b"f", b"g"))
+    mount.update(ino, retired=mount.get(ino, "changed"))
+    resync(mount)
+    assert (mount.home / "g").read_bytes() == DATA[:10]
+
+
+def test_a_link_that_is_pending(mount: FakeMount) -> None:
+    """The entry counts as executed with its object: so the object must get its name."""
+    ino = uncached(mount, b"f")
+    start(mount)
+    mount.link(ino, b"g")
+    resync(mount)
+    assert (mount.home / "f").samefile(mount.home / "g")
+
+
+def test_a_link_that_is_pending_of_a_file_that_was_changed(mount: FakeMount) -> None:
+    ino = uncached(mount, b"f")
+    start(mount)
+    mount.link(ino, b"g")
+    (mount.home / "f").write_bytes(b"another version")
+    assert resync(mount)[ino] == "adopted"
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert (mount.home / "f").read_bytes() == b"another version"
+
+
+def test_a_name_that_home_has_lost_of_a_file_that_it_has(mount: FakeMount) -> None:
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    start(mount)
+    (mount.home / "g").unlink()
+    (mount.home / "g").write_bytes(b"in the way")
+    resync(mount)
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert (mount.home / "f").read_bytes() == DATA
+    (aside,) = moved(mount)
+    assert aside.read_bytes() == b"in the way"
