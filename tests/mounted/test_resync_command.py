@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import sqlite3
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import MakeMount
-from tests.harness.mounting import Mount
+from tests.harness.mounting import REPOSITORY, Mount
 
 pytestmark = pytest.mark.mounted
 
@@ -76,6 +78,44 @@ def test_the_dry_run_says_what_the_run_does(mount: Mount, home: Path) -> None:
     figures = {name: event[name] for name in ("aside", "nulled", "nulled_bytes", "adopted", "lost")}
     assert figures == {name: last["summary"][name] for name in figures}
     assert "push" in mount.afmctl("resync", "--dry-run").stdout
+
+
+def at_terminal(mount: Mount, answer: bytes, *words: str) -> tuple[int, str]:
+    """Run afmctl at a terminal of its own, answer its question; exit status and all it showed."""
+    ours, theirs = os.openpty()
+    run = subprocess.Popen(
+        [sys.executable, "-m", "afmfs.admin.afmctl", str(mount.point), *words],
+        cwd=REPOSITORY, stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200"},
+    )  # fmt: skip
+    os.close(theirs)
+    shown, answered = b"", False
+    try:
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:  # everybody has closed it
+                break
+            if b"[y/N]" in shown and not answered:
+                answered = True
+                os.write(ours, answer)
+        return run.wait(10), shown.decode()
+    finally:
+        run.kill()
+        os.close(ours)
+
+
+def test_at_a_terminal_it_asks_and_draws_a_bar(mount: Mount, home: Path) -> None:
+    rewrite(home / "f")
+    status, shown = at_terminal(mount, b"n\n", "resync")
+    assert (status, "move 1 entry (13 bytes) into home's trash. Go on?" in shown) == (1, True)
+    assert "nothing was done" in shown
+    assert (home / "f").read_bytes() == b"a stray write"
+    status, shown = at_terminal(mount, b"y\n", "resync", "--wait")
+    assert (status, "\u2501" in shown) == (0, True)
+    assert (home / "f").read_bytes() == DATA
+    status, shown = at_terminal(mount, b"", "resync")  # there is nothing to ask
+    assert (status, "Go on?" in shown) == (0, False)
 
 
 def test_through_the_control_file_it_asks_nobody(mount: Mount, home: Path) -> None:
