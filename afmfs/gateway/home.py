@@ -228,6 +228,8 @@ class Home(Walker):
     ) -> None:
         """As set_attributes, of anything; `mode` with its S_IFMT bits (a symlink's has no use)."""
         check_name(name)
+        if stat.S_ISLNK(mode) and not self.properties.symlink_attributes:
+            return  # its target would get them, wherever that is
         owner = self._owner(uid, gid, now)
         if owner is not None:
             os.chown(name, *owner, dir_fd=dirfd, follow_symlinks=False)
@@ -262,6 +264,8 @@ class Home(Walker):
 
     def set_times_at(self, dirfd: int, name: bytes, atime_ns: int, mtime_ns: int) -> None:
         check_name(name)
+        if not self.properties.symlink_attributes and stat.S_ISLNK(self.lstat(dirfd, name).st_mode):
+            return  # its target would get them, wherever that is
         os.utime(name, ns=(atime_ns, mtime_ns), dir_fd=dirfd, follow_symlinks=False)
 
     # --- the whole

@@ -93,6 +93,7 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
         exchange=can(_exchange),
         hard_links=can(_hard_links),
         symlinks=can(_symlinks),
+        symlink_attributes=can(_symlink_attributes),
         fifos=can(_node(stat.S_IFIFO)),
         sockets=can(_node(stat.S_IFSOCK)),
         devices=can(_node(stat.S_IFCHR, os.makedev(1, 3))),
@@ -196,6 +197,16 @@ def _symlinks(home: Home, place: int) -> bool:
     target = b"no where\xff" if _raw_names(home, place) else b"no where"
     home.symlink(target, place, b"symlink")
     return home.readlink(place, b"symlink") == target
+
+
+def _symlink_attributes(home: Home, place: int) -> bool:
+    """A server that is asked by SFTP gives the times to what the link leads to. Seen by the link's:
+    what is remembered here of the target still says that nothing has happened to it."""
+    _make(home, place, b"target")
+    home.symlink(b"target", place, b"link to target")
+    wanted = _TIMES[0]
+    os.utime(b"link to target", ns=(wanted, wanted), dir_fd=place, follow_symlinks=False)
+    return abs(home.lstat(place, b"link to target").st_mtime_ns - wanted) < _GRANULARITIES[-1]
 
 
 def _node(kind: int, rdev: int = 0) -> _Trial:

@@ -17,6 +17,7 @@ class Properties:
     exchange: bool = True  # renameat2 knows RENAME_EXCHANGE
     hard_links: bool = True
     symlinks: bool = True
+    symlink_attributes: bool = True  # a symbolic link has an owner and times of its own
     fifos: bool = True
     sockets: bool = True
     devices: bool = True

@@ -141,6 +141,7 @@ def test_each_refusal_is_a_no(root: Path, ours: Marker, monkeypatch: pytest.Monk
         exchange=False,
         hard_links=False,
         symlinks=False,
+        symlink_attributes=False,
         fifos=False,
         sockets=False,
         devices=False,

@@ -48,6 +48,7 @@ def test_what_it_holds(connection: Connection) -> None:
     assert not (found.fifos or found.sockets or found.devices or found.xattrs)
     assert found.hard_links
     assert found.symlinks
+    assert not found.symlink_attributes
     assert found.modes
     assert found.owners == (os.geteuid() == 0)
     assert found.name_max == 255
@@ -77,6 +78,23 @@ def test_verbs(connection: Connection, root: Path) -> None:
         caught.value, b"fifo", Verb.MAKE, kind=0o010000, properties=connection.properties
     )
     assert isinstance(judged, Unrepresentable)
+
+
+def test_a_symlink_never_leads_a_change_to_its_target(
+    connection: Connection, root: Path, tmp_path: Path
+) -> None:
+    """SFTP has no call for a link's own times and owner: the server gives them to its target."""
+    outside = tmp_path / "outside"
+    outside.touch()
+    before = outside.stat()
+    with connection.opened() as home:
+        home.symlink(os.fsencode(outside), home.root, b"link")
+        home.set_attributes_at(home.root, b"link", 0o120777, 1234, 1234)
+        home.set_times_at(home.root, b"link", 10**18, 10**18)
+    after = outside.stat()
+    assert (after.st_mtime_ns, after.st_uid, after.st_ctime_ns) == (
+        before.st_mtime_ns, before.st_uid, before.st_ctime_ns,
+    )  # fmt: skip
 
 
 def test_busy_only_while_opened(connection: Connection, remote: Sshfs, ours: Marker) -> None:
