@@ -105,9 +105,13 @@ class Comparer:
             if not isinstance(trouble, Inconsistent):
                 return [found_at(path, "in doubt", reason=str(trouble))]
             return [] if self._excused(subject) else [found_at(path, "missing")]
-        if (st.st_dev, st.st_ino) in objects:
+        # Where numbers say nothing the names are one object: what home tells of the one through
+        # which it was not changed may be old.
+        stable = self._home.properties.stable_inodes
+        this = (st.st_dev, st.st_ino) if stable else (0, 0)
+        if this in objects:
             return []
-        objects.add((st.st_dev, st.st_ino))
+        objects.add(this)
         return self._attributes(path, subject, st)
 
     def trouble(self, exc: OSError, path: bytes) -> Trouble:
@@ -137,11 +141,15 @@ class Comparer:
                 return version
             if settled and row.size != st.st_size and self._is_recorded(row, st):
                 found.append(found_at(path, "size", cache=row.size, home=st.st_size))
-        if settled and not subject.unheld & _ATTRIBUTES:
+        if settled and self._has_own(row) and not subject.unheld & _ATTRIBUTES:
             if self._times_differ(subject, st):
                 found.append(found_at(path, "mtime", cache=row.mtime, home=st.st_mtime_ns))
             found += self._permissions(path, row, st)
         return found
+
+    def _has_own(self, row: Row) -> bool:
+        """Whether home can give the object attributes at all."""
+        return self._home.properties.symlink_attributes or not stat.S_ISLNK(row.mode)
 
     def _version(self, path: bytes, row: Row, st: os.stat_result) -> list[Difference]:
         """How home's file differs from the version that home is known to hold."""
