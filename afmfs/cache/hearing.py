@@ -92,8 +92,14 @@ class Hearing:
     def post_run(self) -> None:
         """Tell the gateway whether it may replay."""
         self._link.post(
-            {"type": "run", "stopped": self.stopped, "needs_resync": bool(self.needs_resync)}
+            {"type": "run", "stopped": self.stopped, "needs_resync": self._may_not_replay}
         )
+
+    @property
+    def _may_not_replay(self) -> bool:
+        """What was found is yet to be repaired: by a resync, or by the job that starts but is not
+        durable, and so unknown to the gateway."""
+        return bool(self.needs_resync) or not self.jobs.durable
 
     def hello(self) -> Message:
         """The first message to a gateway: all that it has to know."""
@@ -117,7 +123,7 @@ class Hearing:
                 "fileset": settings.fileset,
             },
             "stopped": self.stopped,
-            "needs_resync": bool(self.needs_resync) or not self.jobs.durable,
+            "needs_resync": self._may_not_replay,
             "job": self.jobs.record,
             "journal": self.journals.hello(),
             "block_size": settings.block_size,
