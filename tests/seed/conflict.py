@@ -86,6 +86,14 @@ def _flip(path: Path) -> None:
         file.write(bytes([byte ^ 1]))
 
 
+def _append(path: Path) -> None:
+    """And its time is as it was."""
+    st = path.stat()
+    with path.open("ab") as file:
+        file.write(b"stray")
+    os.utime(path, ns=(st.st_atime_ns, st.st_mtime_ns))
+
+
 def _swap(path: Path, make: Callable[[Path], object]) -> None:
     path.unlink()
     make(path)
@@ -101,7 +109,7 @@ def _save_over(path: Path) -> None:
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "overwritten": lambda path: path.write_bytes(b"stray"),
     "flipped": _flip,
-    "appended": lambda path: path.write_bytes(path.read_bytes() + b"stray"),
+    "appended": _append,
     "emptied": lambda path: os.truncate(path, 0),
     "removed": lambda path: path.unlink(),
     "renamed": lambda path: path.rename(path.with_name("elsewhere")),

@@ -118,6 +118,8 @@ def its_end_is_an_event(room: Room) -> None:
     wait_until(said.exists, SECONDS, "the callback's program ran")
     scene.afmctl("delcallback", "told")
     assert (summary["kind"], summary["manual"], summary["aside"]) == ("resync", True, 1)
+    scene.mount.remount()
+    scene.await_state("Inactive")
     assert len(scene.events("afmManualResyncComplete", before)) == 1
     device = scene.status["device"]
     assert said.read_text() == f"afmManualResyncComplete {device} sw1\n"

@@ -52,6 +52,8 @@ def _writes(text: str) -> Iterator[Write]:
     unfinished: dict[str, str] = {}
     for line in text.splitlines():
         thread, _, rest = line.partition(" ")
+        if rest.lstrip().startswith(("+++", "---")) or line.endswith("<detached ...>"):
+            continue  # a thread has ended, a signal has come, the block is left
         if line.endswith("<unfinished ...>"):
             unfinished[thread] = line.removesuffix(" <unfinished ...>")
             continue
