@@ -57,6 +57,9 @@ class Tested(Protocol):
 
     def flush(self) -> None: ...
 
+    def evict(self, paths: list[bytes]) -> None:
+        """Free what is cached of these, as far as that is allowed."""
+
     def restart(self, *, crash: bool) -> None:
         """Unmount and mount again, or kill -9 and mount again."""
 
@@ -306,6 +309,17 @@ class TreeMachine(RuleBasedStateMachine):
     @rule()
     def flush(self) -> None:
         self.tested.flush()
+
+    @rule(clean=st.booleans(), look=st.booleans())
+    def evict(self, clean: bool, look: bool) -> None:
+        """What is not clean stays; what is read again is what it was."""
+        if clean:
+            self.tested.flush()
+        known = self._known()
+        self.tested.evict(known)
+        for path in known if look else ():
+            if stat.S_ISREG(self._mode(path)):
+                self._on_file(path, os.O_RDONLY, lambda f, h: f.read(h, 0, 4 * BLOCK))
 
     @rule(crash=st.booleans())
     def restart(self, crash: bool) -> None:

@@ -40,6 +40,10 @@ class EngineTree:
     def flush(self) -> None:
         self.engine.flush()
 
+    def evict(self, paths: list[bytes]) -> None:
+        inos = [self.files.walk(path).ino for path in paths]
+        self.engine.call(lambda: self.engine.fileset.evictions.evict(inos))
+
     def restart(self, *, crash: bool) -> None:
         self.engine.stop()
         self.engine.start()

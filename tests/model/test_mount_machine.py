@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import itertools
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,14 @@ class MountedTree:
     def flush(self) -> None:
         self.mount.flush()
 
+    def evict(self, paths: list[bytes]) -> None:
+        words = [os.path.join(os.fsencode(self.name), path) for path in paths]
+        line = shlex.join(["evict", "--json", "--file", *map(os.fsdecode, words)])
+        control = self.mount.point / ".afm/control"
+        if words:
+            with suppress(OSError):  # the only one is dirty
+                control.write_bytes(os.fsencode(line))
+
     def restart(self, *, crash: bool) -> None:
         if crash:
             self.mount.kill9("both")
@@ -114,6 +124,8 @@ class PlainTree:
         self.files = KernelFiles(root)
 
     def flush(self) -> None: ...
+
+    def evict(self, paths: list[bytes]) -> None: ...
 
     def restart(self, *, crash: bool) -> None: ...
 
