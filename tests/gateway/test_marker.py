@@ -35,7 +35,7 @@ def test_without_it_home_is_not_mounted(
     home: Home, root: Path, ours: Marker, takeover: bool
 ) -> None:
     (root / "data").touch()
-    with pytest.raises(HomeAway, match="fail over to the same path: `failover --new-target /") as caught:
+    with pytest.raises(HomeAway, match="same path: `failover --new-target /") as caught:
         marker.claim(home, Claim(ours, takeover=takeover))
     assert caught.value.state == "Unmounted"
     assert os.listdir(root) == ["data"]
