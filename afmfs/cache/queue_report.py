@@ -35,6 +35,7 @@ from typing import Any
 
 from afmfs.cache.schema import ENTRY_COLUMNS
 from afmfs.model.entry import DATA_OPS, ROOT, UNLINKED, Entry, Op, describe
+from afmfs.model.paths import path_fields
 
 PAGE = 500
 """Entries read at a time."""
@@ -103,7 +104,7 @@ def _priority(
         lines = []
         for _, ino, size, verdict, *refused in rows:
             fields: dict[str, Any] = {"queue": "priority", "op": op}
-            fields |= _path_fields("path", paths.of(ino)) | {"ino": ino, "bytes": size}
+            fields |= path_fields("path", paths.of(ino)) | {"ino": ino, "bytes": size}
             if refused[0] is not None:
                 fields |= _refused(*refused)
             else:
@@ -115,9 +116,9 @@ def _priority(
 def _line(entry: Entry, paths: _Paths, progress: _Progress, now_ns: int) -> bytes:
     fields: dict[str, Any] = {"id": entry.id, "op": describe(entry.op, entry.kind)}
     old, new = _places(entry, paths)
-    fields |= _path_fields("path", old)
+    fields |= path_fields("path", old)
     if entry.parent2 is not None:
-        fields |= _path_fields("new_path", new)
+        fields |= path_fields("new_path", new)
     fields["ino"] = entry.ino
     if entry.op in (Op.WRITE, Op.SIZE):
         fields |= {"start": entry.start, "end": entry.end}
@@ -144,16 +145,6 @@ def _places(entry: Entry, paths: _Paths) -> tuple[bytes | None, bytes | None]:
         return paths.of(entry.ino), None
     first = paths.join(entry.parent, entry.name)
     return first, None if entry.parent2 is None else paths.join(entry.parent2, entry.name2)
-
-
-def _path_fields(field: str, path: bytes | None) -> dict[str, str | None]:
-    if path is None:
-        return {field: None}
-    try:
-        return {field: path.decode()}
-    except UnicodeDecodeError:
-        text = path.decode("utf-8", "surrogateescape")
-        return {field: text, f"{field}_hex": path.hex()}
 
 
 class _Paths:
