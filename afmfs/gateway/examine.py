@@ -67,7 +67,22 @@ class Examiner:
         first, *others = sorted(self._seen(row, places), key=_promise)
         if first.found and first.found.equal and not self._one_object(first, others):
             first = first._replace(found=first.found._replace(equal=False))
-        return Case(row, self.cached(row), (first, *others))
+        cached = self.cached(row)
+        if first.found and not first.found.known and cached.without_data:
+            another = self._is_another(row, first, others)
+            first = first._replace(found=first.found._replace(another=another))
+        return Case(row, cached, (first, *others))
+
+    def _is_another(self, row: Row, first: Seen, others: list[Seen]) -> bool:
+        """Whether what is found in a file's place is a file that the cache knows as another one,
+        and that has its name still: somebody has linked it there."""
+        st = first.st
+        if st is None or not stat.S_ISREG(st.st_mode):
+            return False
+        ours = 1 + sum(seen.st is not None and seen.st.st_ino == st.st_ino for seen in others)
+        if st.st_nlink <= ours or not self.work.home.properties.stable_inodes:
+            return False
+        return self.work.view.is_another(row.ino, st.st_ino)
 
     def _one_object(self, first: Seen, others: list[Seen]) -> bool:
         """Whether home has all names, and one object under them, if it can."""

@@ -256,6 +256,14 @@ class View:
         )
         return frozenset(name for (name,) in rows)
 
+    def is_another(self, ino: int, home_ino: int) -> bool:
+        """Whether home's file of this number is a version of another inode. Looks at all of them:
+        for rare cases."""
+        row = self._db.execute(
+            "SELECT 1 FROM inode WHERE home_ino=? AND ino<>? AND nlink>0 LIMIT 1", (home_ino, ino)
+        ).fetchone()
+        return row is not None
+
     def is_lost(self, ino: int) -> bool:
         """Whether home has lost a file of which nothing is cached."""
         row = self._db.execute("SELECT 1 FROM lost WHERE ino=?", (ino,)).fetchone()

@@ -15,6 +15,8 @@ moved aside, into home's trash, first:
     another version   no data                 ADOPT: the cache takes home's size and times over
     another version   no data, but a pending  MAKE with nulls; what is there goes aside
                       size
+    another object's  no data                 LOST: two objects of the cache that are one at home
+    file                                      would overwrite each other
     an equal file     anything (failover)     SKIP: nothing is sent
     another type      data, or no file        MAKE; what is there goes aside
     another type      a file without data     LOST
@@ -107,6 +109,7 @@ class Found(NamedTuple):
     known: bool = False  # the version (of a symbolic link: the target) that the cache knows
     equal: bool = False  # size and mtime are the cache's
     nulled: Ranges = ()  # bytes that an earlier job has made null
+    another: bool = False  # it is a file that the cache knows as another object, by another name
 
 
 class Verdict(NamedTuple):
@@ -126,7 +129,7 @@ def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
         return Verdict(Do.PUSH)
     if not found.known:
         if cached.without_data and not cached.resized:
-            return Verdict(Do.ADOPT)
+            return Verdict(Do.LOST if found.another else Do.ADOPT)
         return Verdict(Do.MAKE, cached.gaps, CHANGED)
     if cached.without_data:
         return Verdict(Do.PUSH if cached.dirty else Do.SKIP)

@@ -176,3 +176,22 @@ def test_a_name_that_home_has_lost_of_a_file_that_it_has(mount: FakeMount) -> No
     assert (mount.home / "f").read_bytes() == DATA
     (aside,) = moved(mount)
     assert aside.read_bytes() == b"in the way"
+
+
+def test_a_file_of_another_name_that_was_linked_in_the_place_of_one(mount: FakeMount) -> None:
+    """Taken over, the two would be one file at home, and two here that overwrite each other."""
+    ino, other = uncached(mount, b"f"), uncached(mount, b"g")
+    start(mount)
+    (mount.home / "f").unlink()
+    (mount.home / "f").hardlink_to(mount.home / "g")
+    told = resync(mount)
+    assert told == {ino: "lost"}
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert mount.get(other, "home_ino") == (mount.home / "g").stat().st_ino
+
+
+def test_a_file_that_was_moved_to_the_place_of_another(mount: FakeMount) -> None:
+    ino, other = uncached(mount, b"f"), uncached(mount, b"g")
+    start(mount)
+    (mount.home / "g").rename(mount.home / "f")
+    assert resync(mount) == {ino: "adopted", other: "lost"}
