@@ -43,12 +43,16 @@ def adoptable(view: View, progress: Progress, ino: int, fd: int, st: os.stat_res
         return True
     blob = view.open_blob(ino, row.gen)
     try:
-        return agrees(blob, fd, clean)
+        if agrees(blob, fd, clean):
+            return True
     except BlobError:
         return False  # the cache's own copy can't be read: nothing can be said for it
     finally:
         if blob is not None:
             os.close(blob)
+    # It may have been evicted meanwhile, and its blob be gone: then nothing is cached to differ.
+    now = view.row(ino)
+    return now is not None and now.gen != row.gen and adoptable(view, progress, ino, fd, st)
 
 
 def clean_ranges(view: View, ino: int, size: int) -> tuple[Row | None, Ranges]:

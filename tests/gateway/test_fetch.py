@@ -11,6 +11,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
+from afmfs.gateway.view import View
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -78,6 +79,31 @@ def test_a_touched_file_is_adopted_if_what_is_cached_agrees(mount: FakeMount) ->
     assert got == b"b" * 4096
     assert reply["stamp"]["mtime"] == 10**18
     assert mount.request("fetch", ino=g, start=4096, end=8192)[0]["errno"] == errno.ESTALE
+
+
+def test_a_touched_file_that_is_evicted_meanwhile(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blob is gone when it is compared: nothing that is cached differs."""
+    (mount.home / "f").write_bytes(b"a" * 4096 + b"b" * 4096)
+    f = mount.adopt(b"f")
+    mount.put(f, 0, b"a" * 4096)
+    mount.mark(f, 0, 4096)
+    os.utime(mount.home / "f", ns=(10**18, 10**18))
+    mount.start()
+    mount.await_message("connected")
+    real = View.open_blob
+
+    def evicted(self: View, ino: int, gen: int) -> int | None:
+        mount.blob(ino).unlink(missing_ok=True)
+        mount.db.execute("DELETE FROM span WHERE ino=?", (ino,))
+        mount.db.execute("DELETE FROM blockmap WHERE ino=?", (ino,))
+        mount.update(ino, gen=0, whole=0)
+        return real(self, ino, gen)
+
+    monkeypatch.setattr(View, "open_blob", evicted)
+    reply, got = mount.request("fetch", ino=f, start=4096, end=8192)
+    assert (reply["errno"], got) == (0, b"b" * 4096)
 
 
 def test_a_file_that_is_being_pushed(mount: FakeMount) -> None:
