@@ -60,7 +60,8 @@ CREATE TABLE xattr (ino, name BLOB, value BLOB, PRIMARY KEY (ino, name)) WITHOUT
 -- Home's inode number of a file with several names there, so that they are one file here as well.
 CREATE TABLE homelink (home_ino INTEGER PRIMARY KEY, ino);
 
--- What home can never hold; not pending, listed for the administrator.
+-- What home can never hold, and data that was dropped from the queue (ECANCELED), so that home
+-- does not get it; not pending, listed for the administrator.
 CREATE TABLE unrepresentable (ino, op, errno, PRIMARY KEY (ino, op)) WITHOUT ROWID;
 
 -- What happened, newest last.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from afmfs.cache.inode import Inode
 from afmfs.gateway.journal import Journal
 from afmfs.model.entry import Op
-from afmfs.model.outcome import ADOPTED, DONE, LOST, NULLED, RESYNCED
+from afmfs.model.outcome import ADOPTED, DONE, LOST, NULLED, RESYNCED, UNREPRESENTABLE
 
 from .parts import BLOCK, Parts, parts  # noqa: F401  # the fixture
 
@@ -35,12 +36,13 @@ class Gateway:
         *,
         entry: int = 0,
         nulled: tuple[tuple[int, int], ...] = (),
+        code: int | None = None,
     ) -> None:
         self.seq += 1
         self.db.execute("BEGIN")
         self.db.execute(
-            "INSERT INTO outcome VALUES (?,?,?,?,?,?,?,NULL)",
-            (self.seq, entry, ino, *(stamp or (None, None, None)), result),
+            "INSERT INTO outcome VALUES (?,?,?,?,?,?,?,?)",
+            (self.seq, entry, ino, *(stamp or (None, None, None)), result, code),
         )
         self.db.executemany(
             "INSERT OR REPLACE INTO nulled VALUES (?,?,?,3,8)", [(ino, a, b) for a, b in nulled]
@@ -163,6 +165,22 @@ async def test_what_was_overtaken_is_pending(parts: Parts, gateway: Gateway) -> 
     await parts.retirement.take_over()
     assert inode.changed == inode.retired > write
     assert parts.store.pending([inode]) == {inode.ino}
+
+
+async def test_what_home_can_not_hold(parts: Parts, gateway: Gateway) -> None:  # noqa: F811
+    """A job says it, of the object or of its attributes; another one may have done it."""
+    inode, other = parts.make(b"f"), parts.make(b"g")
+    gateway.says(inode.ino, UNREPRESENTABLE, code=errno.EPERM)
+    gateway.says(other.ino, RESYNCED, (0, 1, 1), code=errno.EINVAL)
+    await parts.retirement.take_over()
+    assert parts.store.execute("SELECT ino, op, errno FROM unrepresentable").fetchall() == [
+        (inode.ino, Op.MAKE, errno.EPERM),
+        (other.ino, Op.ATTR, errno.EINVAL),
+    ]
+    assert inode.home_mtime is None
+    gateway.says(inode.ino, RESYNCED, (0, 1, 1))
+    await parts.retirement.take_over()
+    assert parts.store.execute("SELECT ino FROM unrepresentable").fetchall() == [(other.ino,)]
 
 
 # -- nulled --------------------------------------------------------------------------------------
