@@ -361,7 +361,7 @@ def _damage(report: CachedReport) -> str:
     if report.lost is not None:
         lines.append(f"lost: home does not have what is not cached (resync {report.lost})")
     for one in report.nulled:
-        where = "nulls before" if one.trash is None else f"number {one.trash} of the trash"
+        where = "as it was before" if one.trash is None else f"see its trash, number {one.trash}"
         lines.append(f"nulled: {one.start}-{one.end} at home, by resync {one.job}; {where}")
     shown = sum(one.end - one.start for one in report.nulled)
     if shown < report.nulled_bytes:

@@ -61,8 +61,8 @@ async def test_nulled(parts: Parts) -> None:  # noqa: F811
     assert found.nulled_bytes == 15
     text = render_cached("f", found, as_json=False)
     assert text.splitlines()[1:] == [
-        "nulled: 0-10 at home, by resync 3; number 8 of the trash",
-        "nulled: 4096-4101 at home, by resync 4; nulls before",
+        "nulled: 0-10 at home, by resync 3; see its trash, number 8",
+        "nulled: 4096-4101 at home, by resync 4; as it was before",
     ]
     fields = json.loads(render_cached("f", found, as_json=True))
     assert fields["nulled"][0] == {"start": 0, "end": 10, "job": 3, "trash": 8}
