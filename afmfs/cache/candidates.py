@@ -16,7 +16,7 @@ from afmfs.cache.store import connect_read_only
 from afmfs.model.entry import UNLINKED
 from afmfs.model.selection import Order, Selection
 
-PAGE = 20_000
+PAGE = 100_000
 
 # What was changed here was used then. The ctime of all else is home's.
 _USED = "max(coalesce(u.time_s, 0), CASE WHEN i.changed THEN i.ctime / 1e9 ELSE 0 END)"
