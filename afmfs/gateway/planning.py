@@ -24,9 +24,10 @@ class Planning:
 
     def step(self, job: Job) -> bool:
         """Plan a page; False if there is none left. A recovery takes what has changed since it was
-        at home, a failover what the new home does not have."""
+        at home, or all where the queue lost entries: no row tells of what lies below a directory
+        that was moved. A failover takes what the new home does not have."""
         steps, after = self._steps, self._priority.cursor
-        found = steps.view.objects(after, PAGE, changed=job.kind is Kind.RECOVERY)
+        found = steps.view.objects(after, PAGE, changed=job.exact)
         if not found:
             return False
         agreed = self._agreed(found) if job.kind is Kind.FAILOVER else []

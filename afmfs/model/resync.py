@@ -11,6 +11,8 @@ moved aside, into home's trash, first:
     the known file    a part, and a manual    MAKE with nulls; the old file goes aside,
                       resync                  as its uncached bytes exist nowhere else
     the known file    no data                 SKIP; PUSH if something of it is pending
+    what is known     anything, and nothing   SKIP
+                      pending, in a recovery
     another version   data                    MAKE; what is there goes aside
     another version   no data                 ADOPT: the cache takes home's size and times over
     another version   no data, but a pending  MAKE with nulls; what is there goes aside
@@ -79,7 +81,7 @@ class Job:
 
     @property
     def exact(self) -> bool:
-        """Whether the queue tells all that has to be settled, and nothing else is."""
+        """Whether the queue tells all that has to be settled, and nothing else is looked at."""
         return self.kind is Kind.RECOVERY and not self.missing
 
     @property
@@ -124,6 +126,8 @@ def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
             return Verdict(Do.LOST)
         return Verdict(Do.MAKE, cached.gaps, IN_THE_WAY if found else "")
     if job.kind is Kind.FAILOVER and found.equal:
+        return Verdict(Do.SKIP)
+    if job.kind is Kind.RECOVERY and found.known and not cached.dirty:
         return Verdict(Do.SKIP)
     if cached.kind == stat.S_IFDIR:
         return Verdict(Do.PUSH)

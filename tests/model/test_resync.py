@@ -40,7 +40,8 @@ JOBS = {
     "failover": FAILOVER,
 }
 ALL = tuple(JOBS)
-NOT_MANUAL = tuple(name for name in ALL if name != "manual")
+OFTEN = tuple(name for name in ALL if name != "recovery")
+NOT_MANUAL = tuple(name for name in OFTEN if name != "manual")
 
 HALF: Ranges = ((5, SIZE),)
 EVICTED = Cached(FILE, (), ((0, SIZE),))
@@ -73,10 +74,10 @@ TABLE = (
     Row("nothing", "a part", (PARTIAL,), None, Do.MAKE, null=HALF),
     Row("nothing", "no file", NO_FILES, None, Do.MAKE),
     Row("nothing", "a file without data", (EVICTED,), None, Do.LOST),
-    Row("the known file", "data", (WHOLE, EMPTY), KNOWN, Do.PUSH),
+    Row("the known file", "data", (WHOLE, EMPTY), KNOWN, Do.PUSH, OFTEN),
     Row("the known file", "a part", (PARTIAL,), KNOWN, Do.PUSH, NOT_MANUAL),
     Row("the known file", "a part", (PARTIAL,), KNOWN, Do.MAKE, ("manual",), HALF, WAS_NULLED),
-    Row("its own nulls", "a part", (PARTIAL,), Found(FILE, True, False, HALF), Do.PUSH),
+    Row("its own nulls", "a part", (PARTIAL,), Found(FILE, True, False, HALF), Do.PUSH, OFTEN),
     Row("some nulls of its own", "a part", (PARTIAL,), Found(FILE, True, False, ((5, 7),)),
         Do.MAKE, ("manual",), HALF, WAS_NULLED),
     Row("the known file", "no data", (EVICTED,), KNOWN, Do.SKIP),
@@ -92,7 +93,12 @@ TABLE = (
     Row("another type", "no file", NO_FILES, CHANGED_FILE, Do.MAKE, aside=IN_THE_WAY),
     Row("another type", "a file without data", (EVICTED,), Found(DIRECTORY), Do.LOST),
     Row("a directory", "a directory", (A_DIRECTORY,), Found(DIRECTORY), Do.PUSH),
-    Row("the same link", "a link", (A_LINK,), Found(LINK, known=True), Do.PUSH),
+    Row("the same link", "a link", (A_LINK,), Found(LINK, known=True), Do.PUSH, OFTEN),
+    Row("what is known", "no change", (*WITH_DATA, EVICTED), KNOWN, Do.SKIP, ("recovery",)),
+    Row("a known directory", "no change", (A_DIRECTORY,), Found(DIRECTORY, True), Do.SKIP,
+        ("recovery",)),
+    Row("what is known", "a change", tuple(c._replace(dirty=True) for c in WITH_DATA), KNOWN,
+        Do.PUSH, ("recovery",)),
     Row("another link", "a link", (A_LINK,), Found(LINK), Do.MAKE, aside=CHANGED),
 )  # fmt: skip
 
@@ -159,7 +165,8 @@ def test_nothing_that_home_alone_has_goes_without_a_copy(
 def test_what_is_cached_gets_to_home(cached: Cached, found: Found | None, job: Job) -> None:
     said = verdict(cached, found, job)
     equal = job.kind is Kind.FAILOVER and found is not None and found.equal
-    if (cached.valid or not cached.gaps) and not equal:
+    clean = job.kind is Kind.RECOVERY and found is not None and found.known and not cached.dirty
+    if (cached.valid or not cached.gaps) and not equal and not clean:
         assert said.do in (Do.MAKE, Do.PUSH)
     if said.do is Do.MAKE:
         assert said.null == cached.gaps  # and so home has ten bytes, each ours or null
