@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sqlite3
 from pathlib import Path
 
 from tests.conftest import MakeMount
@@ -30,6 +32,19 @@ def _pending(make_mount: MakeMount, home: Path) -> Scene:
     return scene
 
 
+def _lose_the_queue(scene: Scene) -> None:
+    db = sqlite3.connect(scene.mount.cache / "cache.db")
+    with db:
+        db.execute("DELETE FROM queue")
+    db.close()
+
+
+def _recover(scene: Scene) -> None:
+    scene.mount.mount("none")
+    scene.await_event("afmRecoveryEnd", 0)
+    scene.flush()
+
+
 def recovery_finds_them_pending(make_mount: MakeMount, home: Path) -> None:
     scene = _pending(make_mount, home)
     scene.mount.mount("none")
@@ -40,6 +55,41 @@ def recovery_finds_them_pending(make_mount: MakeMount, home: Path) -> None:
     assert sorted(os.listdir(home)) == [
         ".afm", "changed", "directory renamed to", "new", "renamed to"
     ]  # fmt: skip
+
+
+def renames_reach_home(make_mount: MakeMount, home: Path) -> None:
+    """Also where nothing tells any more what their old names were."""
+    scene = _pending(make_mount, home)
+    _lose_the_queue(scene)
+    _recover(scene)
+    assert (home / "renamed to").read_bytes() == noise(2 * BLOCK, 1)
+    assert (home / "directory renamed to/inner").read_bytes() == noise(2 * BLOCK, 3)
+
+
+def extra_files_may_be_left(make_mount: MakeMount, home: Path) -> None:
+    scene = _pending(make_mount, home)
+    _lose_the_queue(scene)
+    _recover(scene)
+    extra = {"removed", "renamed", "directory"}
+    assert set(os.listdir(home)) - set(os.listdir(scene.point)) == extra | {".afm"}
+    assert (home / "removed").read_bytes() == noise(2 * BLOCK)  # old data
+    again = scene.resync()
+    assert again["aside"] == 0 and extra <= set(os.listdir(home))
+
+
+def both_have_the_latest(make_mount: MakeMount, home: Path) -> None:
+    scene = _pending(make_mount, home)
+    _lose_the_queue(scene)
+    _recover(scene)
+    for name in ("removed", "renamed"):
+        (home / name).unlink()
+    shutil.rmtree(home / "directory")
+    times = scene.point.stat()
+    os.utime(home, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert_same(scene.point, home)
+    assert (home / "changed").read_bytes() == b"changed"
+    assert (home / "new").read_bytes() == b"new"
+    assert scene.state == "Active"
 
 
 def a_resync_takes_away_what_they_would_have(room: Room) -> None:

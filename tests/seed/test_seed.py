@@ -56,6 +56,9 @@ SEED = (
     Row("so do new names of known ones", pushed.new_names_at_home_stay),
     Row("removes and renames may be pending", pending.recovery_finds_them_pending),
     Row("in a resync, too", pending.a_resync_takes_away_what_they_would_have),
+    Row("renames reach home, which has old data", pending.renames_reach_home),
+    Row("some extra files may be left", pending.extra_files_may_be_left),
+    Row("both have the latest of all files", pending.both_have_the_latest),
 )
 
 
