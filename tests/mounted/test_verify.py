@@ -338,6 +338,21 @@ def test_nothing_differs_while_all_is_in_motion(busy: Mount) -> None:
         assert [row for row in verify(busy, "--data") if row["difference"] != "in doubt"] == []
 
 
+def test_nothing_differs_after_a_kill(make_mount: MakeMount, home: Path) -> None:
+    """What may have been in flight is in doubt, and settled: then cache and home are the same again."""
+    mount = make_mount(home, f"block_size={BLOCK}", "async_delay=1", "durable_interval=1")
+    worker = Worker(mount, 3)
+    worker.start()
+    wait_until(lambda: mount.status()["num_exec"] > 50, 30, "something was replayed")
+    mount.kill9("both")
+    worker.done.set()
+    worker.join(30)  # with ENOTCONN, as a rule
+    mount.mount("none")
+    mount.flush()
+    assert verify(mount, "--data") == []
+    assert snapshot(home) == snapshot(mount.point)
+
+
 # -- many ----------------------------------------------------------------------------------------
 
 
