@@ -184,7 +184,8 @@ class Examiner:
         something is pending, and a directory, by mode and owner as well."""
         properties = self.work.home.properties
         grain = properties.mtime_ns
-        if row.mtime // grain != st.st_mtime_ns // grain:
+        timed = properties.symlink_attributes or not stat.S_ISLNK(row.mode)
+        if timed and row.mtime // grain != st.st_mtime_ns // grain:
             return False
         if stat.S_ISREG(row.mode) and row.size != st.st_size:
             return False
