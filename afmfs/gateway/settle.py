@@ -50,7 +50,7 @@ class Settler:
         """HomeAway; Failed where home refuses for now."""
         try:
             if isinstance(action, Remove):
-                self._remove(action)
+                self._remove(action.place, action.ino, action.kind)
             elif isinstance(action, Rename):
                 self._rename(action)
             elif isinstance(action, Exchange):
@@ -63,10 +63,9 @@ class Settler:
         self.work.progress.finish(action.ids, action.ino, None)
         self.work.pulse()
 
-    def _remove(self, action: Remove) -> None:
-        work, place = self.work, action.place
-        found = self._lstat(place)
-        if found is None or not self._is_meant(action.ino, found, action.kind, gone=True):
+    def _remove(self, place: Place, ino: int, kind: int) -> None:
+        work, found = self.work, self._lstat(place)
+        if found is None or not self._is_meant(ino, found, kind, gone=True):
             return
         if not stat.S_ISDIR(found.st_mode):
             self._aside(place, found, REMOVED)
@@ -77,13 +76,15 @@ class Settler:
                 work.home.rmdir(work.directory(place[0]), place[1])
                 work.home.forget_directory(path)
         except OSError as exc:  # ENOTEMPTY: what is new at home stays, and so does the directory
-            raise work.trouble(exc, place, Verb.REMOVE, action.kind) from exc
+            raise work.trouble(exc, place, Verb.REMOVE, kind) from exc
 
     def _rename(self, action: Rename) -> None:
         found = self._lstat(action.place)
         if found is not None and self._is_meant(action.ino, found, action.kind, gone=False):
             why = IN_THE_WAY if action.replaces is None else REMOVED
             self._move(found, action.place, action.target, why)
+        elif action.replaces is not None:  # what it was to replace has gone here all the same
+            self._remove(action.target, action.replaces, action.kind)
 
     def _exchange(self, action: Exchange) -> None:
         """Where only one of the two is where it was, it goes to its new place all the same: left

@@ -130,6 +130,18 @@ def test_of_two_that_were_exchanged_one_was_replaced(mount: FakeMount) -> None:
     assert aside.read_bytes() == b"somebody's"
 
 
+def test_what_a_file_was_to_replace_that_home_has_lost(mount: FakeMount) -> None:
+    uncached(mount, b"f")
+    uncached(mount, b"g")
+    start(mount)
+    mount.rename(b"f", b"g")
+    (mount.home / "f").unlink()
+    resync(mount)
+    assert not (mount.home / "g").exists()
+    (aside,) = moved(mount)
+    assert aside.read_bytes() == DATA
+
+
 # -- files with nothing cached ---------------------------------------------------------------------
 
 
