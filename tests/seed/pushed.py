@@ -255,6 +255,7 @@ def new_things_at_home_stay(room: Room) -> None:
     before = {name: look(room.home / name) for name in names}
     (room.home / "file").unlink()
     scene.resync()
+    scene.control("auto_resync off")
     room.conflict()
     (room.point / "directory/known").unlink()
     (room.point / "directory").rmdir()  # what is new in it is not seen here

@@ -153,8 +153,7 @@ class Scene:
     def rest(self) -> None:
         """Home agrees, and nothing is pending, whatever the row before has left."""
         self.control("auto_resync on")
-        if self.status["job"]:
-            self.await_end(self.last_event)
+        wait_until(lambda: not self.status["job"], SECONDS, "no job is left")
         if self.state == "NeedsResync":
             self.resync()
         self.flush()
