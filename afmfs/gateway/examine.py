@@ -46,6 +46,26 @@ def same_object(one: os.stat_result, two: os.stat_result, *, stable_inodes: bool
     )
 
 
+def is_equal(work: Work, row: Row, st: os.stat_result) -> bool:
+    """Whether an object of the same type passes for a copy of ours: by size and mtime, as precise
+    as home keeps it; where something is pending, and of a directory, by mode and owner as well."""
+    properties = work.home.properties
+    grain = properties.mtime_ns
+    timed = properties.symlink_attributes or not stat.S_ISLNK(row.mode)
+    if timed and row.mtime // grain != st.st_mtime_ns // grain:
+        return False
+    if stat.S_ISREG(row.mode) and row.size != st.st_size:
+        return False
+    dirty = row.changed > row.retired
+    if dirty and work.xattrs and work.view.pending_xattrs(row.ino):
+        return False
+    if not dirty and not stat.S_ISDIR(row.mode):
+        return True
+    owners = not properties.owners or (row.uid, row.gid) == (st.st_uid, st.st_gid)
+    modes = not properties.modes or stat.S_ISLNK(row.mode)
+    return owners and (modes or stat.S_IMODE(row.mode) == stat.S_IMODE(st.st_mode))
+
+
 class Examiner:
     """Looks, and changes nothing, at inodes whose rows are in `work`. HomeAway and MayEnd are
     raised."""
@@ -94,7 +114,7 @@ class Examiner:
 
     def _root(self, row: Row) -> Case:
         st = os.fstat(self.work.home.readable)
-        seen = Seen((ROOT, b""), st, Found(stat.S_IFDIR, True, self._equal(row, st)))
+        seen = Seen((ROOT, b""), st, Found(stat.S_IFDIR, True, is_equal(self.work, row, st)))
         return Case(row, self.cached(row), (seen,))
 
     # -- the cache's side ------------------------------------------------------------------------
@@ -139,7 +159,7 @@ class Examiner:
         kind = stat.S_IFMT(st.st_mode)
         if kind != stat.S_IFMT(row.mode):
             return Found(kind)
-        equal = self._equal(row, st)
+        equal = is_equal(self.work, row, st)
         if kind == stat.S_IFREG:
             nulled = union((n.start, n.end) for n in self._book.nulled(row.ino))
             return Found(kind, self._known(row, place, st), equal, nulled)
@@ -178,25 +198,6 @@ class Examiner:
             raise work.trouble(exc, place, Verb.READ) from exc
         finally:
             os.close(fd)
-
-    def _equal(self, row: Row, st: os.stat_result) -> bool:
-        """As an out-of-band copy is compared: size and mtime, as precise as home keeps it; where
-        something is pending, and a directory, by mode and owner as well."""
-        properties = self.work.home.properties
-        grain = properties.mtime_ns
-        timed = properties.symlink_attributes or not stat.S_ISLNK(row.mode)
-        if timed and row.mtime // grain != st.st_mtime_ns // grain:
-            return False
-        if stat.S_ISREG(row.mode) and row.size != st.st_size:
-            return False
-        dirty = row.changed > row.retired
-        if dirty and self.work.xattrs and self.work.view.pending_xattrs(row.ino):
-            return False
-        if not dirty and not stat.S_ISDIR(row.mode):
-            return True
-        owners = not properties.owners or (row.uid, row.gid) == (st.st_uid, st.st_gid)
-        modes = not properties.modes or stat.S_ISLNK(row.mode)
-        return owners and (modes or stat.S_IMODE(row.mode) == stat.S_IMODE(st.st_mode))
 
     def stamp(self, st: os.stat_result) -> Stamp:
         return take(st, stable_inodes=self.work.home.properties.stable_inodes)

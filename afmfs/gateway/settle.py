@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from afmfs.gateway.examine import is_equal
 from afmfs.gateway.exchange import Exchanger
 from afmfs.gateway.locate import MAX_DEPTH
 from afmfs.gateway.priority import Aside
@@ -65,7 +66,7 @@ class Settler:
 
     def _remove(self, place: Place, ino: int, kind: int) -> None:
         work, found = self.work, self._lstat(place)
-        if found is None or not self._is_meant(ino, found, kind, gone=True):
+        if found is None or not self._is_meant(place, ino, found, kind):
             return
         if not stat.S_ISDIR(found.st_mode):
             self._aside(place, found, REMOVED)
@@ -80,7 +81,7 @@ class Settler:
 
     def _rename(self, action: Rename) -> None:
         found = self._lstat(action.place)
-        if found is not None and self._is_meant(action.ino, found, action.kind, gone=False):
+        if found is not None and self._is_meant(action.place, action.ino, found, action.kind):
             why = IN_THE_WAY if action.replaces is None else REMOVED
             self._move(found, action.place, action.target, why)
         elif action.replaces is not None:  # what it was to replace has gone here all the same
@@ -90,9 +91,9 @@ class Settler:
         """Where only one of the two is where it was, it goes to its new place all the same: left
         under its old name it would be nobody's, and what only home has of it lost."""
         one, two = self._lstat(action.place), self._lstat(action.target)
-        here = one is not None and self._is_meant(action.ino, one, action.kind, gone=False)
+        here = one is not None and self._is_meant(action.place, action.ino, one, action.kind)
         kind = stat.S_IFMT(two.st_mode) if two is not None else 0
-        there = two is not None and self._is_meant(action.other, two, kind, gone=False)
+        there = two is not None and self._is_meant(action.target, action.other, two, kind)
         if here and there:
             self._exchanger.execute(action)
         elif here and one is not None:
@@ -144,7 +145,7 @@ class Settler:
                 work.home.make_dir(work.directory(place[0]), place[1])
             work.touched.add(place[0])
 
-    def _is_meant(self, ino: int, found: os.stat_result, kind: int, *, gone: bool) -> bool:
+    def _is_meant(self, place: Place, ino: int, found: os.stat_result, kind: int) -> bool:
         """Whether what was found is the object that the cache means, as far as can be told.
 
         An inode that is gone from the cache has left no version to compare with.
@@ -152,12 +153,20 @@ class Settler:
         if stat.S_ISDIR(found.st_mode) != stat.S_ISDIR(kind):
             return False
         if self._job.kind is Kind.FAILOVER:
-            return True
+            return not self._is_next(place, ino, found)
         row, work = self.work.view.row(ino), self.work
         stamp = work.progress.stamp(ino) or (row.stamp if row is not None else None)
         if stamp is None or stamp.ino is None or not work.home.properties.stable_inodes:
             return self._job.kind is not Kind.RECOVERY
         return stamp.ino == found.st_ino
+
+    def _is_next(self, place: Place, ino: int, found: os.stat_result) -> bool:
+        """Whether it is what has the name now: the copy was made after the change."""
+        view = self.work.view
+        other = view.child(*place)
+        row = view.row(other) if other not in (None, ino) else None
+        same_kind = row is not None and stat.S_IFMT(row.mode) == stat.S_IFMT(found.st_mode)
+        return row is not None and same_kind and is_equal(self.work, row, found)
 
     # -- at home ---------------------------------------------------------------------------------
 

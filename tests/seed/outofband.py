@@ -138,6 +138,30 @@ def size_and_mtime_are_compared(make_mount: MakeMount, home: Path) -> None:
     assert event["files"] == 2  # file3 and file7; a new name is given without any of it
 
 
+def _use_names_again(point: Path) -> None:
+    """As it is done with logs."""
+    for number in (1, 3):
+        (point / f"directory/file{number}").rename(point / f"directory/file{number}.old")
+        (point / f"directory/file{number}").write_bytes(b"next")
+    (point / "directory/file5").unlink()
+    (point / "directory/file5").mkdir()
+    (point / "directory/inner").rename(point / "inner.old")
+    (point / "directory/inner").mkdir()
+    (point / "directory/inner/file0").write_bytes(b"next")
+
+
+def pending_names_that_were_copied_are_equal(make_mount: MakeMount, home: Path) -> None:
+    def copy(source: Path, target: Path) -> None:
+        _use_names_again(source)
+        _cp(source, target)
+
+    moved = _moved(make_mount, home, copy)
+    event = moved.failover()
+    assert (event["files"], event["bytes_total"], event["aside"]) == (0, 0, 0)
+    assert_same(moved.scene.point, moved.new)
+    assert moved.scene.state == "Active"
+
+
 def what_is_pending_goes_along(make_mount: MakeMount, home: Path) -> None:
     """Though size and mtime are equal: none of it changes these."""
     moved = _moved(make_mount, home, _cp, "xattrs")

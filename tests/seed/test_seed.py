@@ -51,6 +51,9 @@ SEED = (
     Row("a copy made offline, with nanoseconds", outofband.any_copy_with_nanoseconds_will_do),
     Row("such as rsync's", outofband.rsync_is_such_a_tool),
     Row("failover compares size and mtime", outofband.size_and_mtime_are_compared),
+    Row(
+        "pending changes that were copied, too", outofband.pending_names_that_were_copied_are_equal
+    ),
     Row("and takes along what is pending", outofband.what_is_pending_goes_along),
     Row("new files and directories at home stay", pushed.new_things_at_home_stay),
     Row("so do new names of known ones", pushed.new_names_at_home_stay),
