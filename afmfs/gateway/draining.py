@@ -113,7 +113,9 @@ class Draining:
             if not due.tries:
                 detail = {"inode": due.ino, "errno": trouble.errno, "reason": trouble.reason}
                 self._steps.send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
-        self._priority.land(landed.done, landed.outcomes, refused, undecided, landed.written)
+        self._priority.land(
+            landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes
+        )
         self._steps.executed += len(landed.done)
         self._steps.progress.recorded(())
         if landed.outcomes:

@@ -257,15 +257,20 @@ class Priority:
         refused: Sequence[Refusal],
         undecided: Sequence[Due],
         written: Sequence[tuple[int, Ranges, int]],
+        holes: Sequence[tuple[int, Ranges]] = (),
     ) -> int:
-        """Record what became of some rows; `undecided` are looked at anew, and of `written` files
-        home has these bytes, up to this size."""
+        """Record what became of some rows; `undecided` are looked at anew. Of `written` files home
+        has these bytes, up to this size; `holes` are bytes that a file has grown by."""
         assert self.job is not None
         job = self.job.id
         for due, decision in done:
             self._add_up(due, decision)
 
         def write(db: sqlite3.Connection) -> None:
+            for ino, ranges, size in written:
+                self._book.written(db, ino, ranges, size)
+            for ino, ranges in holes:
+                self._book.null(db, ino, ranges, job, None)
             for due, decision in done:
                 for aside in decision.asides:
                     self._book.moved(db, aside.number)

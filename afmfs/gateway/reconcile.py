@@ -30,7 +30,7 @@ from afmfs.gateway.view import Row
 from afmfs.gateway.work import Contradicted, Done, Failed, Work
 from afmfs.model.action import Content, Make, Place, Push
 from afmfs.model.entry import Op
-from afmfs.model.ranges import Ranges, union
+from afmfs.model.ranges import Ranges, cut, union
 from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class Landed:
     failed: list[tuple[Due, MayEnd, bool]] = field(default_factory=list)
     undecided: list[Due] = field(default_factory=list)
     written: list[tuple[int, Ranges, int]] = field(default_factory=list)  # inode, bytes, size
+    holes: list[tuple[int, Ranges]] = field(default_factory=list)  # inode, bytes
 
 
 class Reconciler:
@@ -135,9 +136,23 @@ class Reconciler:
             if outcome is not None:
                 landed.outcomes.append(outcome)
             row = self.work.rows.get(due.ino)
-            if row is not None and decision.do in (Do.MAKE, Do.PUSH) and self._book.nulled(due.ino):
-                landed.written.append(self._changed(row))
+            if row is not None and stat.S_ISREG(row.mode):
+                self._note_nulls(row, decision, landed)
         self.work.pulse()
+
+    def _note_nulls(self, row: Row, decision: Decision, landed: Landed) -> None:
+        """What is not null at home any more, or is by our doing: to make it null once more would
+        destroy nothing, and has not to be kept."""
+        if decision.do is Do.ADOPT:
+            landed.written.append((row.ino, (), 0))
+        if decision.do not in (Do.MAKE, Do.PUSH):
+            return
+        if self._book.nulled(row.ino):
+            landed.written.append(self._changed(row))
+        if not row.whole and row.size > row.home_valid:
+            sources = self.work.view.sources(row.ino, ((row.home_valid, row.size),))
+            if sources is not None and sources.zeros:
+                landed.holes.append((row.ino, cut(sources.zeros, row.size)))
 
     def _changed(self, row: Row) -> tuple[int, Ranges, int]:
         """The bytes that were written here, and the least size, since home last heard of them. Not

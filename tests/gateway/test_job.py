@@ -32,23 +32,23 @@ def start(mount: FakeMount) -> None:
     mount.await_message("connected")
 
 
-def resync(mount: FakeMount, *, manual: bool = True) -> dict[int, str]:
+def resync(mount: FakeMount, job: int = JOB) -> dict[int, str]:
     """What was told of inodes."""
     assert mount.gateway is not None and mount.gateway._engine is not None
-    record = {"id": JOB, "kind": "resync", "bound": mount.next_id - 1, "manual": manual}
+    record = {"id": job, "kind": "resync", "bound": mount.next_id - 1, "manual": True}
     mount.gateway.receive({"type": "job", "job": record})
-    mount.await_message("progress", id=JOB, phase="done")
+    mount.await_message("progress", id=job, phase="done")
     journal = mount.gateway._engine.journal
     told = dict(journal.query("SELECT ino, result FROM outcome WHERE id=0"))
     mount.retire()
-    mount.gateway.receive({"type": "job_taken", "id": JOB})
+    mount.gateway.receive({"type": "job_taken", "id": job})
     return told
 
 
-def moved(mount: FakeMount) -> list[Path]:
+def moved(mount: FakeMount, job: int = JOB) -> list[Path]:
     """What is in the trash."""
-    found = (mount.home / f".afm/.afmtrash/{JOB}").iterdir()
-    return sorted(path for path in found if path.name != "index")
+    trash = mount.home / f".afm/.afmtrash/{job}"
+    return sorted(path for path in trash.glob("*") if path.name != "index")
 
 
 def uncached(mount: FakeMount, name: bytes, parent: int = ROOT, path: str = "") -> int:
@@ -207,3 +207,56 @@ def test_a_file_that_was_moved_to_the_place_of_another(mount: FakeMount) -> None
     start(mount)
     (mount.home / "g").rename(mount.home / "f")
     assert resync(mount) == {ino: "adopted", other: "lost"}
+
+
+# -- uncached bytes that are null already ----------------------------------------------------------
+
+
+def partial(mount: FakeMount, name: bytes) -> int:
+    """Of two blocks the first is cached."""
+    ino = uncached(mount, name)
+    mount.put(ino, 0, DATA[:BLOCK])
+    mount.mark(ino, 0, BLOCK)
+    return ino
+
+
+def test_a_hole_by_which_a_file_has_grown_is_not_nulled_again(mount: FakeMount) -> None:
+    """Home has it after the first resync, and the cache takes it for something that home has."""
+    ino = partial(mount, b"f")
+    start(mount)
+    mount.write(ino, 5 * BLOCK, b"end")
+    resync(mount)
+    assert [path.read_bytes() for path in moved(mount)] == [DATA]
+    before = (mount.home / "f").stat()
+    mount.update(ino, home_valid=before.st_size)
+    resync(mount, JOB + 1)
+    assert (mount.home / "f").stat().st_ino == before.st_ino
+    assert moved(mount, JOB + 1) == []
+
+
+def test_what_was_nulled_once_and_taken_over_since_is_nulled_again(mount: FakeMount) -> None:
+    """The bytes are home's, no nulls of ours."""
+    ino = partial(mount, b"f")
+    start(mount)
+    resync(mount)
+    mount.db.execute("DELETE FROM span WHERE ino=?", (ino,))  # evicted
+    (mount.home / "f").write_bytes(DATA[::-1])
+    assert resync(mount, JOB + 1)[ino] == "adopted"
+    mount.put(ino, 0, DATA[::-1][:BLOCK])
+    mount.mark(ino, 0, BLOCK)
+    resync(mount, JOB + 2)
+    assert (mount.home / "f").read_bytes() == DATA[::-1][:BLOCK] + bytes(BLOCK)
+    assert [path.read_bytes() for path in moved(mount, JOB + 2)] == [DATA[::-1]]
+
+
+def test_what_was_written_where_a_resync_made_nulls_is_not_null(mount: FakeMount) -> None:
+    """Evicted and changed, it has to be kept like any other byte."""
+    ino = partial(mount, b"f")
+    start(mount)
+    resync(mount)
+    mount.write(ino, BLOCK, b"x" * BLOCK)
+    resync(mount, JOB + 1)
+    mount.db.execute("DELETE FROM span WHERE ino=? AND start>=?", (ino, BLOCK))  # evicted
+    resync(mount, JOB + 2)
+    assert (mount.home / "f").read_bytes() == DATA[:BLOCK] + bytes(BLOCK)
+    assert [path.read_bytes() for path in moved(mount, JOB + 2)] == [DATA[:BLOCK] + b"x" * BLOCK]
