@@ -229,12 +229,11 @@ class Reconciler:
     # -- what is there ---------------------------------------------------------------------------
 
     def _push(self, row: Row, *, again: bool) -> Done:
-        content = Content(
-            size=row.size if stat.S_ISREG(row.mode) else None,
-            ranges=((0, row.size),) if stat.S_ISREG(row.mode) and row.size else (),
-            attr=True,
-            xattrs=self._keys(row),
-        )
+        content = Content(attr=True, xattrs=self._keys(row))
+        if stat.S_ISREG(row.mode):
+            # The size as one that was set: an empty file has no bytes that say that it is written.
+            every = ((0, row.size),) if row.size else ()
+            content = replace(content, smallest=row.size, size=row.size, ranges=every)
         return self._send(row, content, self._unasking if again else self._pusher)
 
     def _send(self, row: Row, content: Content, pusher: Pusher) -> Done:

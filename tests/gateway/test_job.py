@@ -156,6 +156,16 @@ def test_a_size_that_is_pending_behind_a_new_name(mount: FakeMount) -> None:
     assert (mount.home / "g").read_bytes() == DATA[:10]
 
 
+def test_a_file_that_was_emptied(mount: FakeMount) -> None:
+    """There are no bytes to push that would have it opened for writing."""
+    ino = uncached(mount, b"f")
+    start(mount)
+    mount.truncate(ino, 0)
+    mount.update(ino, whole=1)
+    assert resync(mount) == {ino: "resynced"}
+    assert (mount.home / "f").read_bytes() == b""
+
+
 def test_a_link_that_is_pending(mount: FakeMount) -> None:
     """The entry counts as executed with its object: so the object must get its name."""
     ino = uncached(mount, b"f")
