@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from afmfs.cache.fetch import Fetcher
 from afmfs.cache.inode import LISTED, UNREAD, Inode
 from afmfs.cache.jobs import RECOVERY
 from afmfs.cache.kernel import Invalidator, KernelPages
-from afmfs.cache.link import GatewayLink, GatewayProcess, start_gateway
+from afmfs.cache.link import GatewayLink, StartGateway, start_gateway
 from afmfs.cache.listing import Lister
 from afmfs.cache.locks import InodeLocks
 from afmfs.cache.namespace import Namespace, Unread, failed
@@ -436,9 +436,6 @@ class Fileset(Steering):
             await self._durable.sync_wal()
             self._blobs.close()
             self._store.close()
-
-
-StartGateway = Callable[..., GatewayProcess]
 
 
 @asynccontextmanager

@@ -42,6 +42,9 @@ class GatewayProcess(Protocol):
     def kill(self) -> None: ...
 
 
+StartGateway = Callable[[Path, int, socket.socket], GatewayProcess]
+"""Starts the gateway of a cache and a home's number, which talks over the socket."""
+
 GATEWAY_S = 3.0
 """How long a request waits for a gateway that is being started."""
 

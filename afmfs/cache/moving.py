@@ -27,7 +27,7 @@ from afmfs.model.states import Link, State
 
 if TYPE_CHECKING:
     from afmfs.cache.fetch import Fetcher
-    from afmfs.cache.fileset import StartGateway
+    from afmfs.cache.link import StartGateway
 
 log = logging.getLogger(__name__)
 

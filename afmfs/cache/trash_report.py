@@ -5,22 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from afmfs.cache.queue_report import rfc3339
+from afmfs.model.kinds import kind_name
 
 MOST = 1000
 """Entries of one listing."""
-
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-}
 
 
 class Trashed(NamedTuple):
@@ -41,7 +33,7 @@ class Trashed(NamedTuple):
         if not path.isascii() and path.encode("utf-8", "replace") != self.path:
             told["path_hex"] = self.path.hex()
         return told | {
-            "kind": _KINDS.get(self.kind, "device"),
+            "kind": kind_name(self.kind),
             "why": self.why,
             "size": self.size,
             "time": rfc3339(self.time_ns),

@@ -24,27 +24,14 @@ from afmfs.gateway.versions import expected, is_known
 from afmfs.gateway.view import Row, View
 from afmfs.gateway.walk import Path
 from afmfs.model.entry import ROOT, Op
+from afmfs.model.kinds import kind_name
 from afmfs.model.paths import path_fields
 
 Difference = dict[str, Any]
 """path (home's, below its root), difference, and what cache and home have."""
 
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
-
 _ATTRIBUTES = frozenset({Op.MAKE, Op.ATTR})
 _ONE_NAME = frozenset({Op.LINK, Op.RENAME, Op.EXCHANGE})
-
-
-def kind_of(mode: int) -> str:
-    return _KINDS.get(stat.S_IFMT(mode), "unknown")
 
 
 def found_at(path: bytes | None, difference: str, **fields: Any) -> Difference:
@@ -221,7 +208,7 @@ def text(name: bytes | None) -> str | None:
 
 def _type(row: Row, st: os.stat_result) -> tuple[str, str] | None:
     """What cache and home have, where that is not of one type (nor one device)."""
-    kinds = kind_of(row.mode), kind_of(st.st_mode)
+    kinds = kind_name(row.mode), kind_name(st.st_mode)
     if kinds[0] != kinds[1]:
         return kinds
     if stat.S_IFMT(row.mode) in (stat.S_IFCHR, stat.S_IFBLK) and row.rdev != st.st_rdev:

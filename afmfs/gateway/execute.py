@@ -174,21 +174,11 @@ class Directories:
                         work.home.set_attributes_at(dirfd, path[-1], row.mode, row.uid, row.gid)
                     work.home.set_times_at(dirfd, path[-1], row.atime, row.mtime)
                 if work.sync_files:
-                    self._sync(path)
+                    work.home.sync_directory(path)
             except OSError as exc:
                 trouble = work.trouble_of_directory(exc, path)
                 if isinstance(trouble, HomeAway):
                     raise trouble from exc
-
-    def _sync(self, path: tuple[bytes, ...]) -> None:
-        fd = self.work.home.open_directory(path)
-        try:
-            os.fsync(fd)
-        except OSError as exc:
-            if exc.errno not in _NO_SYNC:
-                raise
-        finally:
-            os.close(fd)
 
     def open_up(self, action: NameAction | Push, failure: MayEnd | Failed) -> bool:
         """Make directories of ours writable for us, until their times are set; False if that does

@@ -22,6 +22,7 @@ from afmfs.gateway.aside import Pulse, copy_aside
 from afmfs.gateway.home import MARKER, Home
 from afmfs.gateway.journal import Journal
 from afmfs.gateway.walk import Path
+from afmfs.model.kinds import kind_name
 from afmfs.model.ranges import Ranges, difference
 
 PATH: Path = (MARKER, b".afmtrash")
@@ -330,18 +331,3 @@ def index_line(row: Trashed) -> bytes:
         "time": row.time_ns / 1e9,
     }
     return json.dumps(said).encode() + b"\n"
-
-
-_KINDS = {
-    stat.S_IFREG: "file",
-    stat.S_IFDIR: "directory",
-    stat.S_IFLNK: "symlink",
-    stat.S_IFIFO: "fifo",
-    stat.S_IFSOCK: "socket",
-    stat.S_IFCHR: "character device",
-    stat.S_IFBLK: "block device",
-}
-
-
-def kind_name(kind: int) -> str:
-    return _KINDS.get(stat.S_IFMT(kind), "?")

@@ -20,8 +20,9 @@ from afmfs.gateway.priority import Priority
 from afmfs.gateway.protocol import LIMIT, Message, encode
 from afmfs.gateway.refill import Refused, Row
 from afmfs.gateway.restore import Restorer
-from afmfs.gateway.trash import MOVED, RESTORED, RESTORING, TrashBook, Trashed, kind_name
+from afmfs.gateway.trash import MOVED, RESTORED, RESTORING, TrashBook, Trashed
 from afmfs.gateway.trouble import HomeAway, Verb, classify
+from afmfs.model.kinds import kind_name
 
 log = logging.getLogger(__name__)
 

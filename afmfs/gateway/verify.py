@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from afmfs.gateway.compare import Subject, kind_of
+from afmfs.gateway.compare import Subject
 from afmfs.gateway.contact import Contact
 from afmfs.gateway.contents import Tally
 from afmfs.gateway.progress import Progress
@@ -24,6 +24,7 @@ from afmfs.gateway.survey import LOST, UNREPRESENTABLE, Known, Remark, Survey
 from afmfs.gateway.view import View
 from afmfs.gateway.visit import Visit
 from afmfs.model.entry import ROOT
+from afmfs.model.kinds import kind_name
 
 OPEN_OBJECTS, OPEN_S = 256, 2.0
 """For so many objects, or so long, home stays open."""
@@ -153,7 +154,7 @@ class Run:
     def seen(self, subject: Subject) -> None:
         """Names and attributes of an object are compared."""
         row = subject.known.row
-        self._seen[kind_of(row.mode)] += 1
+        self._seen[kind_name(row.mode)] += 1
         has_data = stat.S_ISREG(row.mode) and row.size and (row.whole or row.gen)
         # What is written to a file without a name here is queued nowhere.
         if self._data and has_data and row.nlink and not subject.lost:

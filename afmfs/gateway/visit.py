@@ -13,7 +13,7 @@ from itertools import islice
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from afmfs.gateway.compare import Comparer, Difference, Subject, found_at, kind_of
+from afmfs.gateway.compare import Comparer, Difference, Subject, found_at
 from afmfs.gateway.connection import Connection
 from afmfs.gateway.contents import Contents, Tally, compare, open_quietly
 from afmfs.gateway.home import MARKER, Home
@@ -23,6 +23,7 @@ from afmfs.gateway.survey import PAGE
 from afmfs.gateway.transfer import BlobError
 from afmfs.gateway.trouble import Inconsistent
 from afmfs.gateway.walk import Path
+from afmfs.model.kinds import kind_name
 from afmfs.model.ranges import Ranges, total
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class Visit:
                 except FileNotFoundError:
                     continue  # freed by us in between
                 extra = True
-                yield found_at(b"/".join((*path, name)), "extra", home=kind_of(st.st_mode))
+                yield found_at(b"/".join((*path, name)), "extra", home=kind_name(st.st_mode))
         return extra
 
     # -- bytes -----------------------------------------------------------------------------------
