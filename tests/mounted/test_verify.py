@@ -339,7 +339,7 @@ def test_nothing_differs_while_all_is_in_motion(busy: Mount) -> None:
 
 
 def test_nothing_differs_after_a_kill(make_mount: MakeMount, home: Path) -> None:
-    """What may have been in flight is in doubt, and settled: then cache and home are the same again."""
+    """What may have been in flight is in doubt, and settled: then cache and home are the same."""
     mount = make_mount(home, f"block_size={BLOCK}", "async_delay=1", "durable_interval=1")
     worker = Worker(mount, 3)
     worker.start()
