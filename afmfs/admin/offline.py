@@ -69,7 +69,7 @@ class OfflineCache:
             requeued=self._count_requeued() + (job.requeued if job else 0),
         )
         (unrepresentable,) = cache.execute("SELECT count(*) FROM unrepresentable").fetchone()
-        (lost,) = cache.execute("SELECT count(*) FROM lost").fetchone()
+        (lost,) = cache.execute("SELECT count(*) FROM lost JOIN inode USING (ino)").fetchone()
         last = self._last_entry()
         status = Status(
             device=str(settings.get("device", "")),

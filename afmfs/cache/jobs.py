@@ -252,6 +252,7 @@ class Jobs:
                     await self.mend(job)
                 with self._store as store:
                     store.put("job", "")
+                    store.execute("DELETE FROM lost WHERE ino NOT IN (SELECT ino FROM inode)")
                     insert_event(store.db, *self._end_of(job, message))
                 self.current = None
                 # Only then may the gateway forget it: else power loss would start it anew.

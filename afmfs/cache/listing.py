@@ -6,6 +6,7 @@ thrown away and read again.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import stat
@@ -34,6 +35,8 @@ class Lister:
     async def ensure(self, directory: Inode) -> None:
         """The directory's names are here when this returns. EIO if home can't be asked."""
         while directory.listed != LISTED:
+            if self._store.lost_by(directory.ino) is not None:
+                raise failed(errno.EIO)  # home has lost it before it was read
             event = self._under_way.get(directory.ino)
             if event is not None:
                 await event.wait()

@@ -93,7 +93,7 @@ class Reporting(Hearing):
             executing=home.executing,
             requeued=facts.requeued,
             unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
-            lost=store.execute("SELECT count(*) FROM lost").fetchone()[0],
+            lost=store.execute("SELECT count(*) FROM lost JOIN inode USING (ino)").fetchone()[0],
             nulled_files=self._retirement.nulls.files(),
             bytes_pending=counters.bytes_pending,
             dirty_bytes=self._dirty_bytes(),

@@ -74,7 +74,9 @@ INSERT INTO counters VALUES (0, 0, 0, 0);
 
 UPGRADES = {
     1: """
--- Files with nothing cached that home has lost, as a resync (its number) found: reads are EIO.
+-- Files with nothing cached, and directories never read, that home has lost, as a resync (its
+-- number) found: reads are EIO. A row outlives its inode, till the next job has ended: home need
+-- not have what is removed.
 CREATE TABLE lost (ino INTEGER PRIMARY KEY, job);
 -- When a file was last opened or fetched (s since the epoch), for eviction; kept now and then.
 CREATE TABLE used (ino INTEGER PRIMARY KEY, time_s);

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 from afmfs.cache.content import Content
-from afmfs.cache.inode import Inode
+from afmfs.cache.inode import LISTED, Inode
 from afmfs.cache.store import Store
 from afmfs.model import ranges
 from afmfs.model.entry import Op
@@ -126,7 +126,8 @@ class Settlement:
         )
 
     def _lose(self, inode: Inode) -> None:
-        """Home has no such file, and nothing of it is cached."""
-        if inode.is_file:
+        """Home has no such file, and nothing of it is cached; or no such directory, and it was
+        never read."""
+        if inode.is_file or (inode.is_dir and inode.listed != LISTED):
             job = self._store.get("job_number", 0)
             self._store.execute("INSERT OR REPLACE INTO lost VALUES (?,?)", (inode.ino, job))

@@ -235,8 +235,6 @@ class Store:
         if inode.is_file:
             self.execute("DELETE FROM used WHERE ino=?", (inode.ino,))
         self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))
-        if inode.home_mtime is not None:
-            self.execute("DELETE FROM lost WHERE ino=?", (inode.ino,))
         if inode.home_ino is not None:
             self.execute("DELETE FROM homelink WHERE home_ino=?", (inode.home_ino,))
         self.counters.inodes -= 1

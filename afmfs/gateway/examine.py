@@ -18,6 +18,9 @@ from afmfs.model.entry import ROOT
 from afmfs.model.ranges import Ranges, subtract, union
 from afmfs.model.resync import Cached, Found
 
+LISTED = 2
+"""Of a directory whose names are known, as cache.db has it."""
+
 
 class Seen(NamedTuple):
     """One name that home should have for an object, and what is there."""
@@ -123,7 +126,8 @@ class Examiner:
         kind = stat.S_IFMT(row.mode)
         dirty = row.changed > row.retired
         if kind != stat.S_IFREG:
-            return Cached(kind, dirty=dirty)
+            unread = kind == stat.S_IFDIR and row.listed != LISTED
+            return Cached(kind, dirty=dirty, unread=unread)
         sources = self.work.view.sources(row.ino, ((0, row.size),) if row.size else ())
         if sources is None:
             return Cached(kind, dirty=dirty)
@@ -203,6 +207,8 @@ class Examiner:
         return take(st, stable_inodes=self.work.home.properties.stable_inodes)
 
 
-def _promise(seen: Seen) -> tuple[bool, bool]:
-    """The name under which home's object is most likely to be found comes first."""
-    return seen.found is None, not (seen.found and (seen.found.known or seen.found.equal))
+def _promise(seen: Seen) -> tuple[bool, bool, bool]:
+    """The name under which home's object is most likely to be found comes first; a copy of it has
+    its size and times."""
+    found = seen.found
+    return found is None, not (found and found.known), not (found and found.equal)

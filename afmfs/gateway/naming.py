@@ -156,7 +156,12 @@ class Namer:
     def _link(self, action: Link) -> Done:
         work, home, place = self.work, self.work.home, action.place
         try:
-            source = self._source(action)
+            try:
+                source = self._source(action)
+            except FileNotFoundError:
+                if work.view.is_lost(action.ino):
+                    return work.finish(action, NOTHING)
+                raise
             try:
                 home.link(*source, work.directory(place[0]), place[1])
             except FileExistsError:
@@ -209,7 +214,7 @@ class Namer:
                     home.unlink(dirfd, place[1])
                 return work.finish(action, NOTHING)
         except FileNotFoundError as exc:
-            if work.may_be_gone(action):
+            if work.may_be_gone(action) or work.view.is_lost(action.ino):
                 return work.finish(action, NOTHING)
             raise work.trouble(exc, place, Verb.REMOVE) from exc
         except OSError as exc:
@@ -241,7 +246,9 @@ class Namer:
         try:
             st = work.home.lstat(dirfd, place[1])
         except FileNotFoundError:
-            if work.may_be_gone(action):
+            # What it was to replace must go all the same: then a resync sees to it.
+            lost = action.replaces is None and work.view.is_lost(action.ino)
+            if lost or work.may_be_gone(action):
                 return False
             raise
         want_kind(st, action.kind, work.path(place))

@@ -105,7 +105,7 @@ class Pusher:
         began = False
         try:
             try:
-                if not work.doubt:
+                if not work.doubt and not work.view.is_lost(action.ino):
                     self._compare(action.ino, fd, st, place)
                 began = True
                 row = self._write(action, row, fd, st, place)
@@ -164,8 +164,22 @@ class Pusher:
                 missing = work.trouble(exc, place, Verb.READ)
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
-        if missing is not None:
+        if missing is None:
+            return None
+        if not work.view.is_lost(action.ino):
             raise missing
+        return self._make_lost(action) if action.content.changes_bytes else None
+
+    def _make_lost(self, action: Push) -> tuple[int, os.stat_result, Place, bool] | None:
+        """A file that home has lost, and of which something is here now: a new one, which reads as
+        nulls where nothing is."""
+        work = self.work
+        for place in work.locator.places(action.ino):
+            try:
+                fd = work.home.make_file(work.directory(place[0]), place[1])
+                return fd, os.fstat(fd), place, True
+            except OSError as exc:
+                raise work.trouble(exc, place, Verb.MAKE, action.kind) from exc
         return None
 
     def _open_up(self, dirfd: int, name: bytes) -> None:
@@ -188,6 +202,10 @@ class Pusher:
                 if action.kind != stat.S_IFREG or self._known(action.ino, st):
                     return
                 fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
+            except FileNotFoundError as exc:
+                if work.view.is_lost(action.ino):
+                    return
+                raise work.trouble(exc, place, Verb.READ) from exc
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
             try:
@@ -222,6 +240,10 @@ class Pusher:
             try:
                 dirfd, name = work.directory(place[0]), place[1]
                 st = work.home.lstat(dirfd, name)
+            except FileNotFoundError as exc:
+                if work.view.is_lost(action.ino):
+                    return NOTHING
+                raise work.trouble(exc, place, Verb.READ) from exc
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
             want_kind(st, action.kind, work.path(place))

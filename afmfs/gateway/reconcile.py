@@ -169,7 +169,9 @@ class Reconciler:
         if decision.do is Do.LOST:
             return Outcome(0, due.ino, None, LOST)
         if stamp is None and done.unrepresentable is None:
-            return None
+            stamp = self._agreed(due.ino)  # of a directory: that it is there
+            if stamp is None:
+                return None
         result = _RESULTS.get(decision.do, NULLED if decision.null else RESYNCED)
         return Outcome(0, due.ino, stamp, result, done.unrepresentable)
 

@@ -31,7 +31,7 @@ CHUNK = 8192
 _ENTRY = 'id, op, ino, kind, parent, name, parent2, name2, ino2, start, "end", flags, queued_ns'
 _ROW = (
     "ino, mode, uid, gid, rdev, nlink, size, atime, mtime, gen, whole, home_valid, home_size,"
-    " home_mtime, home_ino, target, changed, retired"
+    " home_mtime, home_ino, target, changed, retired, listed"
 )
 _LAST_NAME_OP = int(Op.EXCHANGE)
 _OPS = tuple(Op(n) if n else Op.MAKE for n in range(max(Op) + 1))
@@ -58,6 +58,7 @@ class Row(NamedTuple):
     target: bytes | None
     changed: int = 0  # its last entry
     retired: int = 0  # its last retired entry
+    listed: int = 2  # of a directory: 2 if its names are known
 
     @property
     def stamp(self) -> Stamp | None:

@@ -97,11 +97,12 @@ class Cached(NamedTuple):
     valid: Ranges = ()  # bytes of a file that are cached
     gaps: Ranges = ()  # bytes of a file that only home may have
     dirty: bool = False  # something of it is pending
+    unread: bool = False  # a directory whose names are not known
     resized: bool = False  # its size is: home's bytes are not what they were to be
 
     @property
     def without_data(self) -> bool:
-        return bool(self.gaps) and not self.valid
+        return self.unread or (bool(self.gaps) and not self.valid)
 
 
 class Found(NamedTuple):
