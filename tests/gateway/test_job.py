@@ -6,6 +6,7 @@ Each of these was found by the machine in tests/model/test_resync_machine.py.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,6 +184,21 @@ def test_a_link_that_is_pending_of_a_file_that_was_changed(mount: FakeMount) -> 
     assert resync(mount)[ino] == "adopted"
     assert (mount.home / "f").samefile(mount.home / "g")
     assert (mount.home / "f").read_bytes() == b"another version"
+
+
+def test_a_copy_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
+    """The file is the one that is known, not the one of that size and time that comes first."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    start(mount)
+    (mount.home / "f").unlink()
+    shutil.copy2(mount.home / "g", mount.home / "f")
+    known = (mount.home / "g").stat().st_ino
+    assert "adopted" not in resync(mount).values()
+    assert (mount.home / "f").stat().st_ino == (mount.home / "g").stat().st_ino == known
+    assert [path.read_bytes() for path in moved(mount)] == [DATA]
 
 
 def test_a_name_that_home_has_lost_of_a_file_that_it_has(mount: FakeMount) -> None:
