@@ -172,6 +172,7 @@ class Moving(Reporting):
         homes[str(self.settings.home_number)] = {"target": before, "tokens": sorted(tokens)}
         known = {token for home in homes.values() for token in home["tokens"]}
         with self._store as store:
+            changed = self._retirement.forget_nulls()
             store.put("target", target)
             store.put("home", number)
             store.put("homes", json.dumps(homes))
@@ -181,6 +182,8 @@ class Moving(Reporting):
             job = self.jobs.put(FAILOVER, manual=True, reason=f"from {before} to {target}")
         self.settings = replace(self.settings, target=target, home_number=number)
         self.jobs.took(job)
+        for ino in changed:
+            self._retirement.changed(ino)
 
     async def _follow(self, journal: Path) -> None:
         """Everybody looks to the new home."""

@@ -42,6 +42,10 @@ class Nulls:
     def ranges(self, ino: int) -> Ranges:
         return tuple((one.start, one.end) for one in self.of(ino))
 
+    def inos(self) -> list[int]:
+        """The files that have nulled bytes."""
+        return [row[0] for row in self._rows("SELECT DISTINCT ino FROM nulled")]
+
     def files(self) -> int:
         """How many files have nulled bytes; some seconds old."""
         now = time.monotonic()

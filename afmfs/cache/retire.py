@@ -48,7 +48,7 @@ class Retirement:
         changed: Callable[[int], None] = lambda ino: None,
     ) -> None:
         self._store, self._journal, self._content = store, journal, content
-        self._changed = changed
+        self.changed = changed
         self._settlement = Settlement(store, content)
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
@@ -79,7 +79,7 @@ class Retirement:
                 changed = self.retire(outcomes)
             self.seq = outcomes[-1][0]
             for ino in changed:
-                self._changed(ino)
+                self.changed(ino)
         return len(outcomes) == STEP
 
     def read(self) -> list[Outcome]:
@@ -191,6 +191,16 @@ class Retirement:
         if nulled:  # durable in gateway.db before the outcome is
             self.nulls.outdated()
         return self._settlement.take_over([(o[2], o[6], o[3:6], o[7]) for o in new], nulled)
+
+    def forget_nulls(self) -> set[int]:
+        """Home is another from now on: what the old one was made to read as nulls, and was fetched
+        since, says nothing of it. In the caller's transaction; the inodes whose content changed."""
+        changed = set()
+        for ino in self.nulls.inos():
+            inode = self._store.inode(ino)
+            if inode is not None and self._settlement.unmark_clean(inode, self.nulls.ranges(ino)):
+                changed.add(ino)
+        return changed
 
     def close(self) -> None:
         if self._reader is not None:

@@ -204,3 +204,22 @@ def test_a_second_failover_to_the_same_home_queues_nothing(mount: Mount, new: Pa
     failover(mount, new, "--wait")
     failover(mount, new, "--wait")
     assert last_end(mount)["files"] == 0
+
+
+def test_nulls_of_one_home_are_not_taken_to_another(
+    make_mount: MakeMount, tmp_path: Path, home: Path
+) -> None:
+    """Back at a home that has the data, reads see the data, not the nulls of the home in between."""
+    data = os.urandom(4 * 65536)
+    (home / "f").write_bytes(data)
+    mount = make_mount(home, "block_size=65536", "async_delay=0")
+    with (mount.point / "f").open("rb", buffering=0) as file:
+        assert file.read(10) == data[:10]
+    other = tmp_path / "other"
+    other.mkdir()
+    for target in (other, home):
+        done = mount.afmctl("failover", "--new-target", str(target), "--wait")
+        assert done.returncode == 0, done.stderr
+        seen = (mount.point / "f").read_bytes()
+    assert (other / "f").read_bytes()[65536:] == bytes(3 * 65536)
+    assert seen == data
