@@ -209,7 +209,7 @@ def test_a_second_failover_to_the_same_home_queues_nothing(mount: Mount, new: Pa
 def test_nulls_of_one_home_are_not_taken_to_another(
     make_mount: MakeMount, tmp_path: Path, home: Path
 ) -> None:
-    """Back at a home that has the data, reads see the data, not the nulls of the home in between."""
+    """Back at a home that has the data, reads see that, not the nulls of the home in between."""
     data = os.urandom(4 * 65536)
     (home / "f").write_bytes(data)
     mount = make_mount(home, "block_size=65536", "async_delay=0")

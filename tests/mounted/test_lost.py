@@ -18,7 +18,7 @@ BLOCK = 4096
 
 @pytest.fixture
 def mount(make_mount: MakeMount, home: Path) -> Mount:
-    """A file and a directory of which only the names are known: home loses them, a resync sees it."""
+    """Home loses a file and a directory of which only the names are known; a resync sees it."""
     (home / "unread/below").mkdir(parents=True)
     (home / "unread/file").write_bytes(b"never seen")
     for name in ("file", "other"):
