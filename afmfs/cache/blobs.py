@@ -1,8 +1,10 @@
 """Blobs: one sparse file for each inode and generation, holding the bytes that are valid here.
 
-A blob is never longer than its inode: what a crash left beyond is cut when the blob is first
-opened. It may be shorter, or not exist: then the missing bytes read as zeros. Local system calls
-only; nothing here knows which bytes are valid.
+A blob is as long as its inode (up to LONGEST_BLOB): its length is changed before the transaction
+that changes the size, and what a crash left beyond is cut when the blob is first opened. So one
+that is missing, or shorter, was damaged, and is not taken for zeros: what it still holds is read,
+and nothing is written to it. Where nothing was ever written there is no blob and no generation, and
+all is zeros. Local system calls only; nothing here knows which bytes are valid.
 
 Making a file is the dearest part of creating one (20 to 600 us on ext4), so empty blobs are made in
 advance, by a thread. They have no inode yet, so a blob is named after its generation alone, a
@@ -20,6 +22,8 @@ from pathlib import Path
 import trio
 
 from afmfs.cache.inode import Inode
+from afmfs.errors import Damaged
+from afmfs.model.blocks import blob_length
 
 OPEN_BLOBS = 512
 SHARDS = 256
@@ -52,6 +56,8 @@ class Blobs:
         self.pool_low.set()
         self.created: set[int] = set()  # generations whose file's name may not be durable yet
         self.in_reclaim: set[int] = set()  # inodes whose shrink is not durable: tails must stay
+        self.filling = trio.Lock()  # held while files are made for the pool
+        self._short: set[int] = set()  # generations of open blobs that have lost their tail
 
     def descriptor(self, inode: Inode) -> int | None:
         """An open descriptor of the inode's blob, valid until the next call on the loop thread
@@ -67,31 +73,64 @@ class Blobs:
         # Killed between a blob write and its transaction: a later extension of the file must not
         # show these bytes.
         self._cut_excess(fd, inode)
+        if os.fstat(fd).st_size < blob_length(inode.size):
+            self._short.add(gen)
         self._keep(gen, fd)
         return fd
 
-    def prepare(self, inode: Inode) -> None:
-        """Give the inode a generation, and a blob, if it has none."""
-        if self.descriptor(inode) is None:
-            self._create(inode)
+    def prepare(self, inode: Inode) -> int:
+        """A descriptor to write by; the inode gets a generation, and a blob, if it has none.
+        Damaged if it has a generation and the blob is not what it was."""
+        fd = self.descriptor(inode)
+        if inode.gen in self._short:
+            raise Damaged(f"the end of {self.about(inode)} is missing: check the cache")
+        return self._create(inode) if fd is None else fd
+
+    def about(self, inode: Inode) -> str:
+        return f"blob {blob_name(inode.gen)} of inode {inode.ino}"
 
     def _create(self, inode: Inode) -> int:
         """A blob for an inode that has none. Its generation becomes part of the inode with the
         transaction that makes bytes in it valid."""
-        if inode.gen:  # it was lost with its zeros, or never written
-            gen, fd = inode.gen, self._make(inode.gen)
+        if inode.gen:
+            raise Damaged(f"{self.about(inode)} is missing: check the cache")
+        if self._pool:
+            gen, fd = self._pool.popleft()
         else:
-            if self._pool:
-                gen, fd = self._pool.popleft()
-            else:
-                gen = self._take_number()
-                fd = self._make(gen)
-            inode.gen = gen
-            if len(self._pool) < POOL:
-                self.pool_low.set()
+            gen = self._take_number()
+            fd = self._make(gen)
+        inode.gen = gen
+        if len(self._pool) < POOL:
+            self.pool_low.set()
         self.created.add(gen)
         self._keep(gen, fd)
+        if inode.size:
+            os.ftruncate(fd, blob_length(inode.size))
         return fd
+
+    def abandon(self, inode: Inode, gen: int) -> None:
+        """A transaction has failed; before it the inode's generation was `gen`. A blob that was
+        made for it goes again: no table knows of it."""
+        if inode.gen != gen:
+            self.created.discard(inode.gen)
+            self.remove(inode.gen)
+            inode.gen = gen
+
+    def extend(self, inode: Inode, size: int) -> None:
+        """The inode, which has a blob, is about to be `size` bytes long."""
+        fd = self.prepare(inode)
+        if os.fstat(fd).st_size < blob_length(size):
+            os.ftruncate(fd, blob_length(size))
+
+    def restore(self, inode: Inode, *, may_be_missing: bool) -> None:
+        """After lost writes the blob may be short, or `may_be_missing`: what is gone is zeros."""
+        fd = self.descriptor(inode)
+        if fd is None and may_be_missing:
+            fd = self._make(inode.gen)
+            self._keep(inode.gen, fd)
+        if fd is not None and os.fstat(fd).st_size < blob_length(inode.size):
+            os.ftruncate(fd, blob_length(inode.size))
+        self._short.discard(inode.gen)
 
     def _make(self, gen: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
@@ -109,9 +148,7 @@ class Blobs:
         disk = os.fstatvfs(self._dir)
         if disk.f_bavail * disk.f_frsize < min(RESERVE, disk.f_blocks * disk.f_frsize // 10):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        fd = self.descriptor(inode)
-        if fd is None:
-            fd = self._create(inode)
+        fd = self.prepare(inode)
         try:
             done = os.pwrite(fd, data, offset)
             while done < len(data):
@@ -154,6 +191,7 @@ class Blobs:
 
     def let_go(self, gen: int) -> None:
         """Keep the blob open no longer than threads use it."""
+        self._short.discard(gen)
         fd = self._open.pop(gen, None)
         if fd is not None:
             self._close(fd)
@@ -182,8 +220,7 @@ class Blobs:
             self.pool_low = trio.Event()
 
     def discard_empty(self, numbers: range) -> None:
-        """Remove blobs of a pool that a crash left unused. One in use that is empty is all zeros,
-        as no blob is: nothing is lost with it."""
+        """Remove blobs of a pool that a crash left unused: none in use is empty."""
         for gen in numbers:
             try:
                 if os.stat(blob_name(gen), dir_fd=self._dir).st_size == 0:

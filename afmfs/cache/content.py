@@ -1,4 +1,4 @@
-"""Bytes of files: reading, writing, changing the size. Nothing here waits for home.
+"""Bytes of files: writing, changing the size. Nothing here waits for home.
 
 The order of writes is the subject of this file (crash-rules.md, "the cache's own writes"):
 
@@ -25,6 +25,7 @@ import trio
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.inode import Inode
 from afmfs.cache.locks import InodeLocks
+from afmfs.cache.reading import Reading
 from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
 from afmfs.model import ranges
@@ -37,7 +38,7 @@ Parts = tuple[Ranges, Ranges]
 """Of a write: the bytes that are new here, and those that overwrite valid ones."""
 
 
-class Content:
+class Content(Reading):
     def __init__(
         self,
         store: Store,
@@ -46,73 +47,14 @@ class Content:
         locks: InodeLocks,
         sync_wal: Callable[[], Awaitable[None]],
     ) -> None:
-        self._store, self._blobs, self.validity = store, blobs, validity
-        self._locks, self._sync_wal = locks, sync_wal
+        super().__init__(blobs, validity)
+        self._store, self._locks, self._sync_wal = store, locks, sync_wal
         self._in_place: dict[int, int] = {}  # inode -> a durable, unretired in-place entry of it
         self._in_reclaim = blobs.in_reclaim
-        self._nowait = os.RWF_NOWAIT
         self.half = 0  # operations between their entry and their blob write
         self.drained = trio.Event()
         self.drained.set()
         self.truncated: Callable[[int], None] = lambda ino: None  # voids fetches that are under way
-
-    # -- reading ---------------------------------------------------------------------------------
-
-    async def read(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
-        """Bytes that need nothing from home: the caller has fetched what was missing."""
-        end = min(offset + size, inode.size)
-        if offset >= end:
-            return b""
-        fd = self._blobs.descriptor(inode)
-        if inode.whole or fd is None:
-            return await self._read_blob(fd, offset, end - offset)
-        out = bytearray(end - offset)  # not valid and not missing is beyond home_valid: zeros
-        self._blobs.borrow(fd)  # an eviction on the way takes the blob from the inode, not from us
-        try:
-            for a, b in self.validity.valid(inode, offset, end):
-                out[a - offset : b - offset] = await self._read_blob(fd, a, b - a)
-        finally:
-            self._blobs.give_back(fd)
-        return out
-
-    async def _read_blob(self, fd: int | None, offset: int, size: int) -> bytes | bytearray:
-        if fd is None:
-            return bytes(size)
-        buffer = bytearray(size)
-        done = self._read_from_memory(fd, buffer, offset)
-        if done < size:
-            await self._read_slowly(fd, buffer, done, offset)
-        return buffer
-
-    def _read_from_memory(self, fd: int, buffer: bytearray, offset: int) -> int:
-        """What can be read without waiting for the disk."""
-        try:
-            return os.preadv(fd, [buffer], offset, self._nowait)
-        except BlockingIOError:
-            return 0
-        except OSError as exc:
-            if exc.errno != errno.EOPNOTSUPP or not self._nowait:
-                raise
-            self._nowait = 0  # tmpfs, for one, can't tell: then all is read at once
-            return os.preadv(fd, [buffer], offset)
-
-    async def _read_slowly(self, fd: int, buffer: bytearray, done: int, offset: int) -> None:
-        """The rest of a read that memory alone does not answer; what lies past the end is zeros."""
-        if os.fstat(fd).st_size <= offset + done:
-            return
-
-        def fill(done: int = done) -> None:
-            while done < len(buffer):
-                n = os.preadv(fd, [memoryview(buffer)[done:]], offset + done)
-                if n == 0:
-                    return
-                done += n
-
-        self._blobs.borrow(fd)
-        try:
-            await trio.to_thread.run_sync(fill)
-        finally:
-            self._blobs.give_back(fd)
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -158,8 +100,7 @@ class Content:
         if not self._must_wait(inode, parts):
             self._write_at_once(inode, offset, end, data, parts)
             return
-        self._write_new(inode, offset, data, parts)
-        number = self._commit_write(inode, offset, end, parts)
+        number = self._write_new(inode, offset, end, data, parts)
         self._begin_half()
         try:
             # Power lost with the blob new and the log old would leave a changed block that
@@ -173,18 +114,25 @@ class Content:
     def _write_at_once(
         self, inode: Inode, offset: int, end: int, data: bytes, parts: Parts
     ) -> None:
-        self._write_new(inode, offset, data, parts)  # blob first: kill -9 here changes nothing
-        self._commit_write(inode, offset, end, parts)
+        self._write_new(inode, offset, end, data, parts)
         if parts[1]:  # entry first: kill -9 here pushes the old bytes once more
             self._write_parts(inode, offset, data, parts[1])
 
-    def _write_new(self, inode: Inode, offset: int, data: bytes, parts: Parts) -> None:
+    def _write_new(self, inode: Inode, offset: int, end: int, data: bytes, parts: Parts) -> int:
+        """New bytes into the blob, then the transaction: kill -9 between them changes nothing. The
+        number of the in-place entry."""
         new, valid = parts
-        if valid and not inode.gen:
-            # Zeros that no blob holds are about to be overwritten: its generation has to be part
-            # of the transaction.
-            self._blobs.prepare(inode)
-        self._write_parts(inode, offset, data, new)
+        gen = inode.gen
+        try:
+            if valid:
+                # Zeros that no blob holds are about to be overwritten: its generation has to be
+                # part of the transaction. And to a damaged blob nothing may be promised.
+                self._blobs.prepare(inode)
+            self._write_parts(inode, offset, data, new)
+            return self._commit_write(inode, offset, end, parts)
+        except Exception:
+            self._blobs.abandon(inode, gen)
+            raise
 
     def _write_parts(self, inode: Inode, offset: int, data: bytes, parts: Ranges) -> None:
         for a, b in parts:
@@ -259,7 +207,7 @@ class Content:
     def _resize(self, inode: Inode, size: int, changes: dict[str, int]) -> None:
         store = self._store
         if size > inode.size and inode.gen:
-            self._blobs.descriptor(inode)  # cuts what a kill may have left beyond the old size
+            self._blobs.extend(inode, size)
         with store:
             number = store.append(Op.SIZE, inode, end=size) if inode.nlink else inode.changed
             before = self.validity.cached_blocks(inode)[1]
@@ -343,21 +291,26 @@ class Content:
         if inode.whole or start >= end:
             return
         stop, brought = end, self.validity.missing(inode, start, end)
-        for a, b in brought:
-            self._write_sparsely(inode, a, data[a - start : b - start])
-        if end == inode.home_valid:  # from here to the end of the block everything is zeros
-            block = self.validity.block
-            stop = min(inode.size, -(-end // block) * block)
-            zeros = ranges.gaps(self.validity.valid(inode, end, stop), end, stop)
-            for a, b in zeros:
-                self._blobs.clear(inode, a, b)
-            brought += zeros
-        with self._store as store:
-            # What was valid before may be durable, and dirty: it is no younger for the fetch.
-            rows = [(inode.ino, a, b, point) for a, b in brought]
-            store.db.executemany("INSERT INTO fresh VALUES (?,?,?,?)", rows)
-            store.save(inode, gen=inode.gen)
-            self._mark(inode, start, stop, inode.size)
+        gen = inode.gen
+        try:
+            for a, b in brought:
+                self._write_sparsely(inode, a, data[a - start : b - start])
+            if end == inode.home_valid:  # from here to the end of the block everything is zeros
+                block = self.validity.block
+                stop = min(inode.size, -(-end // block) * block)
+                zeros = ranges.gaps(self.validity.valid(inode, end, stop), end, stop)
+                for a, b in zeros:
+                    self._blobs.clear(inode, a, b)
+                brought += zeros
+            with self._store as store:
+                # What was valid before may be durable, and dirty: it is no younger for the fetch.
+                rows = [(inode.ino, a, b, point) for a, b in brought]
+                store.db.executemany("INSERT INTO fresh VALUES (?,?,?,?)", rows)
+                store.save(inode, gen=inode.gen)
+                self._mark(inode, start, stop, inode.size)
+        except Exception:
+            self._blobs.abandon(inode, gen)
+            raise
 
     def _write_sparsely(self, inode: Inode, offset: int, data: memoryview) -> None:
         """Home's holes stay holes. The blob may hold something there all the same, which was

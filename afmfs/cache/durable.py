@@ -74,10 +74,7 @@ class Durable:
         async with self._running:
             if self._store.commits == self._clean_at:
                 return self.durable_entry
-            # An operation between its entry and its blob write would be pushed with the old bytes
-            # and be forgotten (point-drains).
-            while self._content is not None and self._content.half:
-                await self._content.drained.wait()
+            await self._drain()
             # The number is taken at the start: what is marked while the disk works belongs to the
             # next point (number-at-start).
             number, last = self.point, self._store.entries.last
@@ -102,6 +99,22 @@ class Durable:
         for call in self.after:
             call()
         return last
+
+    async def _drain(self) -> None:
+        """Until nothing stands half-way that a point has to have, or to leave, as a whole.
+
+        An operation between its entry and its blob write would be pushed with the old bytes and be
+        forgotten (point-drains). A file of the pool whose number is below the point's, made after
+        the disk was asked to sync, would count as durable.
+        """
+        while True:
+            if self._content is not None and self._content.half:
+                await self._content.drained.wait()
+            elif self._blobs.filling.locked():
+                async with self._blobs.filling:
+                    pass
+            else:
+                return
 
     async def fsync(self, inode: Inode) -> None:
         """The file's bytes and all that names it are durable on return.

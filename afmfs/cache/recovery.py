@@ -19,7 +19,7 @@ import logging
 import os
 from pathlib import Path
 
-from afmfs.cache import lost_entries
+from afmfs.cache import leftovers, lost_entries
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.durable import syncfs
 from afmfs.cache.inode import Inode
@@ -94,10 +94,14 @@ class Recovery:
                 log.warning("the last stop may have lost writes: what was cached since the last"
                             " durable point is fetched again")  # fmt: skip
                 self._disbelieve(overwritten)
+            first, stop = json.loads(store.get("pool") or "[0, 0]")
+            if unclean:  # numbers beyond are not used again; lost rows may have had any of them
+                used = range(first, store.entries.last + 1 if lost else stop)
+                leftovers.note(store, used)
             store.put("clean", 0)
             store.put("boot_id", boot_id())
             store.put("mount_id", mount_id(store.path.parent))
-        self._blobs.discard_empty(range(*json.loads(store.get("pool", "[0, 0]"))))
+        self._blobs.discard_empty(range(first, stop))
         self._clear_half_read()
         self._reap_nameless()
         # Bytes that a kill left undurable are now built upon: a blob that is cut on its first
@@ -125,7 +129,8 @@ class Recovery:
 
     def _disbelieve(self, overwritten: set[int]) -> None:
         store, durable = self._store, int(self._store.get("durable_entry", 0))
-        for ino, start, end in store.execute("SELECT ino, start, end FROM fresh").fetchall():
+        fetched = store.execute("SELECT ino, start, end FROM fresh").fetchall()
+        for ino, start, end in fetched:
             self._drop(ino, start, end)  # drop-clean
         store.execute("DELETE FROM fresh")
         rows = store.execute(
@@ -140,6 +145,21 @@ class Recovery:
                 self._zero(inode, max(start, inode.home_valid), end)
         for ino, dirty in self._dirty(overwritten).items():
             self._drop_clean(ino, dirty)
+        self._restore({ino for ino, *_ in fetched}, durable)
+
+    def _restore(self, inos: set[int], durable: int) -> None:
+        """Blobs that were made or grew since the last durable point may have lost that; all else
+        that is missing was damaged. What counts as valid in them is zeros."""
+        inos |= {
+            ino
+            for (ino,) in self._store.execute(
+                "SELECT DISTINCT ino FROM queue WHERE id>? AND op IN (?,?)",
+                (durable, Op.WRITE, Op.SIZE),
+            )
+        }
+        for inode in filter(None, map(self._store.inode, inos)):
+            if inode.is_file and inode.gen:
+                self._blobs.restore(inode, may_be_missing=inode.gen > durable)
 
     def _dirty(self, inos: set[int]) -> dict[int, Ranges]:
         """The bytes that pending entries cover, of each of `inos`."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from afmfs.cache import leftovers
 from afmfs.cache.automatic import Automatic
 from afmfs.cache.blobs import POOL
 from afmfs.cache.callbacks import Callbacks
@@ -163,6 +164,7 @@ class Steering(Moving):
         nursery.start_soon(self.callbacks.run)
         nursery.start_soon(self._automatic.run)
         nursery.start_soon(self._fill_pool)
+        nursery.start_soon(leftovers.clear, self._store, self._blobs)
 
     def _before_point(self) -> None:
         self._forgettable = self._retirement.seq
@@ -179,17 +181,20 @@ class Steering(Moving):
         """Have empty blobs ready."""
         while True:
             await self._blobs.pool_low.wait()
+            try:
+                await self._fill_pool_once()
+            except OSError as exc:  # a full disk: the writers hear of it themselves
+                log.error("no blobs can be made in advance: %s", exc)
+                await trio.sleep(1)
+
+    async def _fill_pool_once(self) -> None:
+        async with self._blobs.filling:
             numbers = self._store.entries.take_run(POOL)
             with self._store as store:
                 first = self._blobs.oldest_in_pool or numbers.start
                 store.put("pool", json.dumps([first, numbers.stop]))
-            try:
-                made = await trio.to_thread.run_sync(self._blobs.fill_pool, numbers)
-            except OSError as exc:  # a full disk: the writers hear of it themselves
-                log.error("no blobs can be made in advance: %s", exc)
-                await trio.sleep(1)
-            else:
-                self._blobs.take_over(made)
+            made = await trio.to_thread.run_sync(self._blobs.fill_pool, numbers)
+            self._blobs.take_over(made)
 
     async def _wake(self) -> None:
         """Tell the gateway of new entries, a few times a second at most."""

@@ -12,7 +12,7 @@ import stat
 
 from afmfs.gateway import xattrs
 from afmfs.gateway.stamp import take
-from afmfs.gateway.transfer import BlobError, push
+from afmfs.gateway.transfer import BlobError, push, require_blob
 from afmfs.gateway.trouble import Inconsistent, MayEnd, Verb
 from afmfs.gateway.versions import adoptable, is_known
 from afmfs.gateway.view import Row
@@ -125,6 +125,10 @@ class Pusher:
     def _write(self, action: Push, row: Row, fd: int, st: os.stat_result, place: Place) -> Row:
         content, size = action.content, st.st_size
         try:
+            if content.ranges and any(
+                end is not None and end < size for end in (content.smallest, content.size)
+            ):
+                require_blob(self.work.view, row)
             if content.smallest is not None and size > content.smallest:
                 size = content.smallest
                 os.ftruncate(fd, size)

@@ -1,9 +1,9 @@
 """Bytes from a blob into an open file at home, holes included.
 
-What the blob does not store reads as zeros: a hole in it, and everything beyond its end. At home a
-hole is made, not zeros written, where home can do that. Data moves inside the kernel where it can.
-Errors of home's file are plain OSErrors; those of the blob are BlobError, so that the cache's disk
-is never taken for home.
+A hole in the blob reads as zeros. At home a hole is made, not zeros written, where home can do
+that. Data moves inside the kernel where it can. Errors of home's file are plain OSErrors; those of
+the blob are BlobError, so that the cache's disk is never taken for home. A blob that is missing, or
+shorter than its inode, was damaged: zeros in the place of what it lost must not go over home's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from afmfs.gateway.view import Row, Sources, View
+from afmfs.model.blocks import blob_length
 from afmfs.model.ranges import Ranges
 
 SMALL = 64 << 10
@@ -64,15 +65,47 @@ def push(
         if sources is None:
             return None, size
         blob = view.open_blob(ino, sources.row.gen)
-        if blob is None and sources.row.gen:
-            row = view.row(ino)
-            if row is not None and row.gen != sources.row.gen:
-                continue  # truncated and written again meanwhile: another blob has the bytes
         try:
+            if sources.valid and (trouble := _damage(sources.row, blob)):
+                row = view.row(ino)
+                if row is not None and _content(row) == _content(sources.row):
+                    raise BlobError(OSError(errno.EIO, trouble))
+                continue  # truncated, or written again meanwhile: another blob has the bytes
             return sources.row, _push_all(sources, blob, fd, size, pulse)
         finally:
             if blob is not None:
                 os.close(blob)
+
+
+def require_blob(view: View, row: Row) -> None:
+    """BlobError unless the blob is as it should be: before anything at home is destroyed that a
+    push is to write anew."""
+    now: Row | None = row
+    while now is not None:
+        row = now
+        blob = view.open_blob(row.ino, row.gen)
+        try:
+            trouble = _damage(row, blob)
+        finally:
+            if blob is not None:
+                os.close(blob)
+        if not trouble:
+            return
+        now = view.row(row.ino)
+        if now is not None and _content(now) == _content(row):
+            raise BlobError(OSError(errno.EIO, trouble))
+
+
+def _content(row: Row) -> tuple[int, int]:
+    return row.gen, row.size
+
+
+def _damage(row: Row, blob: int | None) -> str:
+    """What is wrong with an inode's blob, if the row is still the present one."""
+    if blob is None:
+        return "it is missing; check the cache" if row.gen else ""
+    short = os.fstat(blob).st_size < blob_length(row.size)
+    return "its end is missing; check the cache" if short else ""
 
 
 def _push_all(sources: Sources, blob: int | None, fd: int, end: int, pulse: Pulse) -> int:

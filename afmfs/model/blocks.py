@@ -29,3 +29,12 @@ def covered(start: int, end: int, size: int, block: int) -> range:
 def bounds(number: int, size: int, block: int) -> tuple[int, int]:
     """Byte range of a block, cut at the end of the file."""
     return number * block, min((number + 1) * block, size)
+
+
+LONGEST_BLOB = 1 << 40
+"""Every disk holds files of this length; what a file has beyond need not be in its blob's."""
+
+
+def blob_length(size: int) -> int:
+    """The least length of the blob of a file of `size` bytes. A shorter one has lost its tail."""
+    return min(size, LONGEST_BLOB)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,10 @@ import trio
 import trio.testing
 
 from afmfs.cache import durable as durable_module
+from afmfs.cache import leftovers
+from afmfs.cache.blobs import blob_name
+from afmfs.cache.inode import Inode
+from afmfs.errors import Damaged
 from afmfs.model.entry import IN_PLACE, Op
 
 from .parts import BLOCK, Killed, Parts, parts  # noqa: F401  # the fixture
@@ -402,3 +409,150 @@ async def test_a_failed_transaction_changes_nothing(
     assert inode.size == 10
     assert parts.store.counters.row() == counters
     assert len(parts.entries(inode.ino)) == 2
+
+
+# -- a blob is as long as its inode --------------------------------------------------------------
+
+
+def blob_of(parts: Parts, inode: Inode) -> Path:  # noqa: F811
+    return parts.place / "blobs" / blob_name(inode.gen)
+
+
+@pytest.mark.parametrize("grow", ["resize", "write", "zeros", "fetch"])
+async def test_a_blob_is_as_long_as_its_inode(parts: Parts, grow: str) -> None:  # noqa: F811
+    """Only so can a lost tail be told from zeros."""
+    inode = parts.uncached(b"f", 3 * BLOCK) if grow == "fetch" else parts.make(b"f")
+    if grow == "fetch":
+        parts.fetched(inode, BLOCK, b"h" * BLOCK)
+    if grow == "zeros":
+        await parts.content.resize(inode, 2 * BLOCK, changes={})
+        assert inode.gen == 0
+        await parts.content.write(inode, 10, b"x")
+    if grow in ("resize", "write"):
+        await parts.content.write(inode, 0, b"x")
+    if grow == "resize":
+        await parts.content.resize(inode, 2 * BLOCK, changes={})
+    if grow == "write":
+        await parts.content.write(inode, 5 * BLOCK, b"x")
+    assert parts.blob_length(inode) == inode.size
+
+
+async def test_a_growth_reaches_the_blob_first(parts: Parts) -> None:  # noqa: F811
+    """Killed before the transaction: the blob is longer, which a later growth does not show."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 10)
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed):
+        await parts.content.resize(inode, 100, changes={})
+    assert parts.blob_length(inode) == 100
+    after = parts.again()
+    assert await after.content.read(after.inode(b"f"), 0, 100) == b"x" * 10
+    assert after.blob_length(after.inode(b"f")) == 10
+
+
+@pytest.mark.parametrize("gone", ["name", "bytes"])
+@pytest.mark.parametrize("flags", ["new", "in place"])
+async def test_lost_writes_leave_no_blob_short(
+    parts: Parts,  # noqa: F811
+    gone: str,
+    flags: str,
+) -> None:
+    """What was made since the last point may be gone with its file, and was never promised: it is
+    zeros, and no damage."""
+    inode = parts.make(b"f")
+    await parts.content.resize(inode, 50, changes={})
+    await parts.durable.make()
+    await parts.content.write(inode, 50 if flags == "new" else 0, b"n" * 50)
+    path = blob_of(parts, inode)
+    path.unlink() if gone == "name" else os.truncate(path, 0)
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert await after.content.read(inode, 0, 200) == bytes(inode.size)
+    assert after.blob_length(inode) == inode.size
+    await after.content.write(inode, 0, b"y")
+    assert await after.content.read(inode, 0, 1) == b"y"
+
+
+async def test_lost_writes_of_what_was_fetched(parts: Parts) -> None:  # noqa: F811
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.durable.make()
+    parts.fetched(inode, 0, b"h" * BLOCK)
+    blob_of(parts, inode).unlink()
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    after.fetched(inode, 0, b"h" * BLOCK)
+    assert await after.content.read(inode, 0, BLOCK) == b"h" * BLOCK
+
+
+@pytest.mark.parametrize("harm", ["missing", "short"])
+async def test_a_damaged_blob_is_not_taken_for_zeros(parts: Parts, harm: str) -> None:  # noqa: F811
+    """Also after lost writes: it was there before the last point."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 3 * BLOCK)
+    await parts.durable.make()
+    path = blob_of(parts, inode)
+    path.unlink() if harm == "missing" else os.truncate(path, BLOCK)
+    after = parts.again(lost_writes=harm == "missing")
+    inode = after.inode(b"f")
+    with pytest.raises(Damaged, match="missing: check the cache"):
+        await after.content.read(inode, BLOCK - 1, 2)
+    if harm == "short":
+        assert await after.content.read(inode, 0, BLOCK) == b"x" * BLOCK
+    entries = len(after.entries(inode.ino))
+    for offset in (0, 3 * BLOCK):
+        with pytest.raises(Damaged, match="missing: check the cache"):
+            await after.content.write(inode, offset, b"y")
+    assert len(after.entries(inode.ino)) == entries
+    await after.content.resize(inode, 0, changes={})
+    await after.content.write(inode, 0, b"anew")
+    assert await after.content.read(inode, 0, 9) == b"anew"
+
+
+# -- blobs that nobody has -----------------------------------------------------------------------
+
+
+async def test_a_write_that_fails_leaves_no_blob(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inode = parts.make(b"f")
+    monkeypatch.setattr(type(parts.store), "append", fails_with_full_disk)
+    with pytest.raises(OSError, match="No space"):
+        await parts.content.write(inode, 0, b"x")
+    assert inode.gen == 0
+    assert list((parts.place / "blobs").glob("*/*")) == []
+
+
+def fails_with_full_disk(*_: object, **__: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+async def test_what_a_kill_left_to_nobody_goes(parts: Parts, lost: bool) -> None:  # noqa: F811
+    """Killed between a new blob's bytes and the transaction; what is in use, or waits to be
+    destroyed, stays. Also if the next run is killed before it has looked."""
+    used, removed, inode = (parts.make(name) for name in (b"used", b"removed", b"f"))
+    pool = parts.store.entries.take_run(4)
+    parts.blobs.take_over(parts.blobs.fill_pool(pool))
+    with parts.store as store:
+        store.put("pool", json.dumps([pool.start, pool.stop]))
+        if lost:
+            store.put("boot_id", "another boot")
+    await parts.content.write(used, 0, b"x")
+    await parts.content.write(removed, 0, b"x")
+    await parts.durable.make()
+    assert parts.root
+    parts.namespace.remove(parts.root, b"removed", directory=False)
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed):
+        await parts.content.write(inode, 0, b"nobody's")
+    between = parts.again()
+    with between.store as store:
+        store.put("pool", "[0, 0]")  # the next run has one of its own
+    after = between.again()
+    await leftovers.clear(after.store, after.blobs)
+    left = {path.read_bytes() for path in (parts.place / "blobs").glob("*/*")}
+    assert left == {b"x"}
+    assert blob_of(after, after.inode(b"used")).exists() and blob_of(parts, removed).exists()
+    assert leftovers.ranges_of(after.store) == []
+    await leftovers.clear(after.store, after.blobs)

@@ -129,8 +129,10 @@ class FakeMount:
         return self.cache / "blobs" / f"{gen >> 10 & 0xFF:02x}" / f"{gen:x}"
 
     def put(self, ino: int, offset: int, data: bytes) -> None:
+        """Into the blob, which is as long as the inode."""
         fd = os.open(self.blob(ino), os.O_RDWR | os.O_CREAT, 0o600)
         os.pwrite(fd, data, offset)
+        os.ftruncate(fd, max(os.fstat(fd).st_size, self.get(ino, "size")))
         os.close(fd)
 
     def write(self, ino: int, offset: int, data: bytes) -> int:
@@ -146,9 +148,8 @@ class FakeMount:
         self.db.execute("INSERT OR REPLACE INTO span VALUES (?,?,?)", (ino, start, end))
 
     def truncate(self, ino: int, size: int) -> int:
-        before = self.get(ino, "size")
-        if size < before and os.path.exists(self.blob(ino)):
-            os.truncate(self.blob(ino), min(size, os.path.getsize(self.blob(ino))))
+        if self.get(ino, "gen"):
+            os.truncate(self.blob(ino), size)
         self.update(
             ino, size=size, mtime=self.tick(), home_valid=min(size, self.get(ino, "home_valid"))
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -42,10 +42,9 @@ def stored(path: Path) -> list[tuple[int, int]]:
 
 def test_holes_stay_holes(mount: FakeMount) -> None:
     size = 10 << 20
-    f = mount.make(b"f")
+    f = mount.make(b"f", size=size)
     mount.put(f, 0, b"x" * 8192)
     mount.put(f, 5 << 20, b"y" * 300_000)
-    mount.update(f, size=size)
     target = mount.home / "f"
     assert push(mount, f, target, (0, size)) == size
     assert target.stat().st_size == size
@@ -55,7 +54,7 @@ def test_holes_stay_holes(mount: FakeMount) -> None:
 
 
 def test_a_hole_is_made_in_what_home_has(mount: FakeMount) -> None:
-    f = mount.make(b"f", size=1 << 20, gen=1)
+    f = mount.make(b"f", size=1 << 20)
     mount.put(f, 500_000, b"data")
     target = mount.home / "f"
     target.write_bytes(b"z" * (1 << 20))
@@ -130,6 +129,18 @@ def test_a_blob_that_was_replaced_meanwhile(
     view.close()
     assert (mount.home / "f").read_bytes() == b"new" + bytes(6)
     assert end == 9 and row is not None and row.size == 3
+
+
+@pytest.mark.parametrize("harm", [os.unlink, lambda blob: os.truncate(blob, 4)])
+def test_a_damaged_blob_goes_over_nothing(mount: FakeMount, harm: Callable[[Path], None]) -> None:
+    """What it lost is not zeros, and home's bytes may be the last of it."""
+    f = mount.make(b"f", b"new bytes")
+    harm(mount.blob(f))
+    target = mount.home / "f"
+    target.write_bytes(b"home's old bytes")
+    with pytest.raises(transfer.BlobError, match="missing; check the cache"):
+        push(mount, f, target, (0, 9))
+    assert target.read_bytes() == b"home's old bytes"
 
 
 def test_gone_meanwhile(mount: FakeMount) -> None:
