@@ -149,7 +149,14 @@ class Replay:
             if self.priority.job is None:
                 self._progress.doubt_through = 0
             self._strange = False
+            self._tell_outcomes()
             self.wake()
+
+    def _tell_outcomes(self) -> None:
+        """Those that the last gateway recorded and could not tell of any more would count as
+        pending until something else is executed."""
+        if self._journal.seq and not self._strange:
+            self._steps.say_outcomes()
 
     def _begun(self) -> dict[str, int]:
         """What a cache whose gateway.db is lost has to know."""
@@ -181,6 +188,7 @@ class Replay:
     def run(self) -> None:
         """Until stopped. What it raises but for that is a defect, or the cache's disk."""
         try:
+            self._tell_outcomes()
             while not self._ending:
                 try:
                     self.step()

@@ -41,3 +41,18 @@ def test_a_tree_arrives(mount: FakeMount) -> None:
     assert os.lstat(home / "d").st_mtime_ns == mount.get(directory, "mtime")
     assert os.lstat(home).st_mtime_ns == mount.get(1, "mtime")
     assert mount.pending() == []
+
+
+def test_a_gateway_that_ended_before_it_told_of_what_it_did(mount: FakeMount) -> None:
+    """The next one tells of it: it would count as pending until something else is executed."""
+    mount.make(b"f", b"hello")
+    mount.start()
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "flush", "through": mount.next_id - 1})
+    seq = mount.await_message("outcomes")["seq"]
+    mount.stop()
+    mount.messages.queue.clear()
+    mount.start()
+    assert mount.await_message("outcomes")["seq"] == seq
+    mount.retire()
+    assert mount.pending() == []
