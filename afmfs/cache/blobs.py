@@ -21,33 +21,33 @@ from pathlib import Path
 
 import trio
 
+from afmfs.cache.disk import Disk
 from afmfs.cache.inode import Inode
 from afmfs.errors import Damaged
 from afmfs.model.blocks import blob_length
 
 OPEN_BLOBS = 512
 SHARDS = 256
-RESERVE = 64 << 20
-"""Bytes of the disk that blobs leave to the databases; a tenth of a small disk."""
 _ZEROS = 1 << 20
 """Most zeros that are written at a time."""
 POOL = 64
-"""Empty blobs that are made at a time; as many more may wait."""
+"""Empty blobs that are made at a time; as many more may wait. On a disk with few inodes left they
+are fewer: one in `SPARING` of those."""
+SPARING = 16
 
 
 def blob_name(gen: int) -> str:
-    """Path of a blob below `blobs/`. Neighbours in time share a directory: they are found, and
-    made, in what the disk's cache holds."""
-    return f"{gen >> 10 & 0xFF:02x}/{gen:x}"
+    """Path of a blob below `blobs/`. Neighbours in time share a directory, made when it is first
+    needed: they are found, and made, in what the disk's cache holds."""
+    return f"{(gen >> 10) % SHARDS:02x}/{gen:x}"
 
 
 class Blobs:
-    def __init__(self, cache: Path, take_number: Callable[[], int]) -> None:
-        self._root = cache / "blobs"
-        self._take_number = take_number
-        for shard in range(SHARDS):
-            (self._root / f"{shard:02x}").mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._dir = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, cache: Path, take_number: Callable[[], int], disk: Disk) -> None:
+        root = cache / "blobs"
+        self._take_number, self._disk = take_number, disk
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._dir = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._open: OrderedDict[int, int] = OrderedDict()  # generation -> descriptor
         self._in_threads: dict[int, int] = {}  # descriptors in use by threads
         self._to_close: set[int] = set()
@@ -58,6 +58,7 @@ class Blobs:
         self.in_reclaim: set[int] = set()  # inodes whose shrink is not durable: tails must stay
         self.filling = trio.Lock()  # held while files are made for the pool
         self._short: set[int] = set()  # generations of open blobs that have lost their tail
+        self._read_only: set[int] = set()  # of those that were opened on a disk that was so
 
     def descriptor(self, inode: Inode) -> int | None:
         """An open descriptor of the inode's blob, valid until the next call on the loop thread
@@ -70,9 +71,15 @@ class Blobs:
             fd = os.open(blob_name(gen), os.O_RDWR | os.O_CLOEXEC, dir_fd=self._dir)
         except FileNotFoundError:
             return None
+        except OSError as exc:
+            if exc.errno != errno.EROFS:
+                raise
+            fd = os.open(blob_name(gen), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._dir)
+            self._read_only.add(gen)
         # Killed between a blob write and its transaction: a later extension of the file must not
         # show these bytes.
-        self._cut_excess(fd, inode)
+        if gen not in self._read_only:
+            self._cut_excess(fd, inode)
         if os.fstat(fd).st_size < blob_length(inode.size):
             self._short.add(gen)
         self._keep(gen, fd)
@@ -81,10 +88,19 @@ class Blobs:
     def prepare(self, inode: Inode) -> int:
         """A descriptor to write by; the inode gets a generation, and a blob, if it has none.
         Damaged if it has a generation and the blob is not what it was."""
-        fd = self.descriptor(inode)
+        fd = self._to_write(inode)
         if inode.gen in self._short:
             raise Damaged(f"the end of {self.about(inode)} is missing: check the cache")
         return self._create(inode) if fd is None else fd
+
+    def _to_write(self, inode: Inode) -> int | None:
+        """As `descriptor`; what was opened on a read-only disk is opened anew."""
+        if inode.gen in self._read_only:
+            self.let_go(inode.gen)
+        fd = self.descriptor(inode)
+        if inode.gen in self._read_only:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return fd
 
     def about(self, inode: Inode) -> str:
         return f"blob {blob_name(inode.gen)} of inode {inode.ino}"
@@ -97,6 +113,7 @@ class Blobs:
         if self._pool:
             gen, fd = self._pool.popleft()
         else:
+            self._disk.take_file()
             gen = self._take_number()
             fd = self._make(gen)
         inode.gen = gen
@@ -110,11 +127,16 @@ class Blobs:
 
     def abandon(self, inode: Inode, gen: int) -> None:
         """A transaction has failed; before it the inode's generation was `gen`. A blob that was
-        made for it goes again: no table knows of it."""
-        if inode.gen != gen:
-            self.created.discard(inode.gen)
-            self.remove(inode.gen)
-            inode.gen = gen
+        made for it goes again: no table knows of it. So does what was written beyond the end."""
+        made, inode.gen = inode.gen, gen
+        try:
+            if made != gen:
+                self.created.discard(made)
+                self.remove(made)
+            elif (fd := self._open.get(gen)) is not None and gen not in self._read_only:
+                self._cut_excess(fd, inode)
+        except OSError as exc:  # a disk that takes nothing: the next start finds it
+            self._disk.met(exc)
 
     def extend(self, inode: Inode, size: int) -> None:
         """The inode, which has a blob, is about to be `size` bytes long."""
@@ -133,8 +155,20 @@ class Blobs:
         self._short.discard(inode.gen)
 
     def _make(self, gen: int) -> int:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        return os.open(blob_name(gen), flags, 0o600, dir_fd=self._dir)
+        flags, name = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, blob_name(gen)
+        try:
+            return os.open(name, flags, 0o600, dir_fd=self._dir)
+        except FileNotFoundError:
+            self._make_shard(os.path.dirname(name))
+            return os.open(name, flags, 0o600, dir_fd=self._dir)
+
+    def _make_shard(self, shard: str) -> None:
+        """Durable on return: the fsync of a blob looks no further than at its directory."""
+        try:
+            os.mkdir(shard, 0o700, dir_fd=self._dir)
+        except FileExistsError:
+            pass  # made beside us; and durable before we go on, too
+        os.fsync(self._dir)
 
     def _keep(self, gen: int, fd: int) -> None:
         self._open[gen] = fd
@@ -143,17 +177,14 @@ class Blobs:
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
         """Write all of `data`; on failure no byte beyond the inode's size stays behind."""
-        # The databases must still be able to grow: without them the queue could not go down, and no
-        # room would ever come back.
-        disk = os.fstatvfs(self._dir)
-        if disk.f_bavail * disk.f_frsize < min(RESERVE, disk.f_blocks * disk.f_frsize // 10):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._disk.take(len(data))
         fd = self.prepare(inode)
         try:
             done = os.pwrite(fd, data, offset)
             while done < len(data):
                 done += os.pwrite(fd, memoryview(data)[done:], offset + done)
-        except OSError:
+        except OSError as exc:
+            self._disk.met(exc)
             self._cut_excess(fd, inode)
             raise
 
@@ -164,13 +195,13 @@ class Blobs:
 
     def cut(self, inode: Inode, size: int) -> None:
         """Destroy the blob's bytes at and beyond `size`."""
-        fd = self.descriptor(inode)
+        fd = self._to_write(inode)
         if fd is not None and os.fstat(fd).st_size > size:
             os.ftruncate(fd, size)
 
     def clear(self, inode: Inode, start: int, end: int) -> None:
         """Let [start, end) read as zeros; where the blob has a hole it keeps it."""
-        fd = self.descriptor(inode)
+        fd = self._to_write(inode)
         end = 0 if fd is None else min(end, os.fstat(fd).st_size)
         while fd is not None and start < end:
             try:
@@ -192,6 +223,7 @@ class Blobs:
     def let_go(self, gen: int) -> None:
         """Keep the blob open no longer than threads use it."""
         self._short.discard(gen)
+        self._read_only.discard(gen)
         fd = self._open.pop(gen, None)
         if fd is not None:
             self._close(fd)
@@ -210,14 +242,27 @@ class Blobs:
     def oldest_in_pool(self) -> int | None:
         return self._pool[0][0] if self._pool else None
 
+    def wanted(self) -> int:
+        """How many empty blobs should be made now."""
+        return min(POOL, max(0, self._disk.room().files // SPARING))
+
     def fill_pool(self, numbers: range) -> list[tuple[int, int]]:
-        """Make an empty blob for each number; for a thread. The loop thread takes them over."""
-        return [(gen, self._make(gen)) for gen in numbers]
+        """Make an empty blob for each number, or none; for a thread. The loop thread takes them
+        over."""
+        made: list[tuple[int, int]] = []
+        try:
+            for gen in numbers:
+                made.append((gen, self._make(gen)))
+        except OSError:
+            for _, fd in made:
+                os.close(fd)
+            self.destroy([gen for gen, _ in made])
+            raise
+        return made
 
     def take_over(self, made: list[tuple[int, int]]) -> None:
         self._pool.extend(made)
-        if len(self._pool) >= POOL:
-            self.pool_low = trio.Event()
+        self.pool_low = trio.Event()
 
     def discard_empty(self, numbers: range) -> None:
         """Remove blobs of a pool that a crash left unused: none in use is empty."""

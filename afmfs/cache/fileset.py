@@ -68,7 +68,7 @@ class Fileset(Steering):
     def __init__(self, settings: Settings, start: StartGateway) -> None:
         self.settings = settings
         self._store = store = Store(settings.cache / "cache.db")
-        self._blobs = Blobs(settings.cache, store.entries.take)
+        self._blobs = Blobs(settings.cache, store.entries.take, store.disk)
         self._blobs.in_reclaim.update(
             ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
         )

@@ -82,7 +82,10 @@ def _exists(root: int, gen: int) -> bool:
 
 
 def _listed(root: int, shard: str) -> Iterable[int]:
-    fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    try:
+        fd = os.open(shard, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=root)
+    except FileNotFoundError:
+        return  # never needed
     try:
         names = os.listdir(fd)
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import sqlite3
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ import trio
 
 from afmfs.cache import leftovers
 from afmfs.cache.automatic import Automatic
-from afmfs.cache.blobs import POOL
 from afmfs.cache.callbacks import Callbacks
 from afmfs.cache.commands import execute
 from afmfs.cache.jobs import RESYNC
@@ -183,13 +183,17 @@ class Steering(Moving):
             await self._blobs.pool_low.wait()
             try:
                 await self._fill_pool_once()
-            except OSError as exc:  # a full disk: the writers hear of it themselves
-                log.error("no blobs can be made in advance: %s", exc)
+            except (OSError, sqlite3.Error) as exc:  # the writers hear of it themselves
+                log.debug("no blobs can be made in advance: %s", exc)
                 await trio.sleep(1)
 
     async def _fill_pool_once(self) -> None:
+        count = self._blobs.wanted()
+        if not count:
+            await trio.sleep(1)
+            return
         async with self._blobs.filling:
-            numbers = self._store.entries.take_run(POOL)
+            numbers = self._store.entries.take_run(count)
             with self._store as store:
                 first = self._blobs.oldest_in_pool or numbers.start
                 store.put("pool", json.dumps([first, numbers.stop]))
@@ -201,7 +205,10 @@ class Steering(Moving):
         told = 0
         while True:
             await trio.sleep(WAKE_S)
-            self._automatic.look()
+            try:
+                self._automatic.look()
+            except sqlite3.Error as exc:  # a disk that can't be read
+                log.error("the queue can't be looked at: %s", exc)
             if self._store.entries.last != told:
                 told = self._store.entries.last
                 self._link.post({"type": "wake"})

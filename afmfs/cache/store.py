@@ -19,10 +19,11 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
+from afmfs.cache.disk import Disk
 from afmfs.cache.inode import Inode
 from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
 from afmfs.errors import Damaged, Refused
-from afmfs.model.entry import FIRST_INO, Entry, Op
+from afmfs.model.entry import FIRST_INO, UNLINKED, Entry, Op
 
 INODES_IN_MEMORY = 100_000
 RESERVED = 1 << 20
@@ -96,6 +97,10 @@ class Store:
         # SQLite; opening and closing cache.db itself would take SQLite's locks away.
         self.execute("SELECT count(*) FROM fileset").fetchone()
         self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._page = int(self.execute("PRAGMA page_size").fetchone()[0])
+        self.disk = Disk(path.parent, self._growth)
+        # What a peak has made of the log is given back when the log begins anew.
+        self.execute(f"PRAGMA journal_size_limit={self.disk.log_limit}")
         self._strong: dict[int, Inode] = {}
         self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._undo: list[tuple[Inode, dict[str, Any]]] = []
@@ -120,6 +125,8 @@ class Store:
     ) -> None:
         if kind is not None:
             self._roll_back()
+            if isinstance(exc, sqlite3.OperationalError):
+                self.disk.met(exc)
             return
         try:
             counted = self.counters.row()
@@ -129,8 +136,10 @@ class Store:
                     counted,
                 )
             self.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             self._roll_back()
+            if isinstance(error, sqlite3.OperationalError):
+                self.disk.met(error)
             raise
         self._counted = counted
         self._undo.clear()
@@ -150,7 +159,14 @@ class Store:
 
     def sync_wal(self) -> None:
         """Make every committed transaction durable. May run in a thread."""
-        os.fdatasync(self._wal)
+        self.disk.sync(os.fdatasync, self._wal)
+
+    def _growth(self) -> tuple[int, int]:
+        """Bytes by which the log will make cache.db longer, and bytes free inside it."""
+        (pages,) = self.execute("PRAGMA page_count").fetchone()
+        (spare,) = self.execute("PRAGMA freelist_count").fetchone()
+        owed = pages * self._page - os.stat(self.path).st_size
+        return max(0, owed), spare * self._page
 
     # -- settings -------------------------------------------------------------------------------
 
@@ -263,7 +279,10 @@ class Store:
         end: int = 0,
         flags: int = 0,
     ) -> int:
-        """Queue a change; returns its number. The caller saves it as the inode's `changed`."""
+        """Queue a change; returns its number. The caller saves it as the inode's `changed`. ENOSPC
+        if there is no room for what follows from it."""
+        takes = op is Op.REMOVE or parent2 == UNLINKED or (op is Op.SIZE and end <= inode.size)
+        self.disk.enter(frees=takes)
         number = self.entries.take()
         self.execute(
             _INSERT_ENTRY,
@@ -311,6 +330,7 @@ class Store:
     def close(self) -> None:
         self.db.close()
         os.close(self._wal)
+        self.disk.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:

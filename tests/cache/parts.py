@@ -84,7 +84,7 @@ class Parts:
         RecordingStore.calls = RecordingBlobs.calls = self.calls
         RecordingStore.kill_at = RecordingBlobs.kill_at = self.kill_at
         self.store = store = RecordingStore(place / "cache.db")
-        self.blobs = RecordingBlobs(place, store.entries.take)
+        self.blobs = RecordingBlobs(place, store.entries.take, store.disk)
         self.blobs.in_reclaim.update(
             ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
         )
