@@ -16,7 +16,6 @@ inode's lock.
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Awaitable, Callable
 
@@ -25,11 +24,14 @@ import trio
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.inode import Inode
 from afmfs.cache.locks import InodeLocks
+from afmfs.cache.namespace import failed
 from afmfs.cache.reading import Reading
 from afmfs.cache.store import Store
+from afmfs.cache.usage import fetched
 from afmfs.cache.validity import Validity
 from afmfs.model import ranges
 from afmfs.model.entry import IN_PLACE, Op
+from afmfs.model.quota import UNLIMITED
 from afmfs.model.ranges import Ranges
 
 MAX_SIZE = (1 << 63) - 1
@@ -55,6 +57,8 @@ class Content(Reading):
         self.drained = trio.Event()
         self.drained.set()
         self.truncated: Callable[[int], None] = lambda ino: None  # voids fetches that are under way
+        self.quota = UNLIMITED
+        self.crowded: Callable[[], None] = lambda: None  # called when the soft quota is passed
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -62,12 +66,14 @@ class Content(Reading):
         """All of `data` is here and queued when this returns; durable after a durable point."""
         ino, end = inode.ino, offset + len(data)
         if end > MAX_SIZE:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise failed(errno.EFBIG)
         if ino in self._locks or ino in self._in_reclaim:
             async with self._locks.hold(ino):
                 await self._reclaim_now(inode, end)
                 await self._write(inode, offset, end, data)
             return len(data)
+        if end > inode.size and inode.whole:
+            self._admit(end - inode.size)
         parts = self._parts(inode, offset, end)
         if self._must_wait(inode, parts):
             async with self._locks.hold(ino):
@@ -144,7 +150,7 @@ class Content(Reading):
         """The transaction of a write: marks, size, times, entries. The in-place entry's number."""
         store, now = self._store, time.time_ns()
         number = in_place = 0
-        size = max(inode.size, end)
+        size, cached = max(inode.size, end), store.counters.cached_bytes
         with store:
             if inode.nlink:
                 for a, b in parts[0]:
@@ -161,7 +167,22 @@ class Content(Reading):
                 inode,
                 size=size, gen=inode.gen, mtime=now, ctime=now, changed=number or inode.changed,
             )  # fmt: skip
+            if store.counters.cached_bytes > self.quota.soft:
+                self._bound(cached)
         return in_place
+
+    def _bound(self, before: int) -> None:
+        """In a transaction that has more cached than the soft quota: ENOSPC, and all of it undone,
+        if it is more than the hard one, and more than `before`."""
+        cached = self._store.counters.cached_bytes
+        self.crowded()
+        if cached > max(before, self.quota.hard):
+            raise failed(errno.ENOSPC)
+
+    def _admit(self, growth: int) -> None:
+        """ENOSPC if so many bytes more would be too many. Said before any is written."""
+        if self._store.counters.cached_bytes + growth > self.quota.hard:
+            raise failed(errno.ENOSPC)
 
     def _mark(self, inode: Inode, start: int, end: int, size: int) -> None:
         """Mark bytes of a file that is not whole as valid, and count the blocks that completes."""
@@ -195,7 +216,7 @@ class Content(Reading):
     async def resize(self, inode: Inode, size: int, *, changes: dict[str, int]) -> None:
         """Set the size, and the other `changes` of attributes with it, in one transaction."""
         if size > MAX_SIZE:
-            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+            raise failed(errno.EFBIG)
         ino = inode.ino
         if ino in self._locks or ino in self._in_reclaim:
             async with self._locks.hold(ino):
@@ -206,8 +227,11 @@ class Content(Reading):
 
     def _resize(self, inode: Inode, size: int, changes: dict[str, int]) -> None:
         store = self._store
-        if size > inode.size and inode.gen:
-            self._blobs.extend(inode, size)
+        if size > inode.size:
+            if inode.whole:
+                self._admit(size - inode.size)
+            if inode.gen:
+                self._blobs.extend(inode, size)
         with store:
             number = store.append(Op.SIZE, inode, end=size) if inode.nlink else inode.changed
             before = self.validity.cached_blocks(inode)[1]
@@ -219,7 +243,10 @@ class Content(Reading):
                 inode,
                 size=size, home_valid=min(inode.home_valid, size), changed=number, **changes,
             )  # fmt: skip
-            store.counters.cached_bytes += self.validity.cached_blocks(inode)[1] - before
+            growth = self.validity.cached_blocks(inode)[1] - before
+            store.counters.cached_bytes += growth
+            if store.counters.cached_bytes > self.quota.soft:
+                self._bound(store.counters.cached_bytes - growth)
 
     def _empty(self, inode: Inode) -> None:
         """Nothing is left: a new generation, the old blob to reclaim (truncate-new-generation)."""
@@ -292,6 +319,8 @@ class Content(Reading):
             return
         stop, brought = end, self.validity.missing(inode, start, end)
         gen = inode.gen
+        whole_blocks = -(-end // self.validity.block) * self.validity.block
+        self._admit(min(whole_blocks, inode.size) - start)
         try:
             for a, b in brought:
                 self._write_sparsely(inode, a, data[a - start : b - start])
@@ -308,6 +337,9 @@ class Content(Reading):
                 store.db.executemany("INSERT INTO fresh VALUES (?,?,?,?)", rows)
                 store.save(inode, gen=inode.gen)
                 self._mark(inode, start, stop, inode.size)
+                fetched(store, inode)
+                if store.counters.cached_bytes > self.quota.soft:
+                    self.crowded()
         except Exception:
             self._blobs.abandon(inode, gen)
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -112,7 +112,7 @@ class Evictions:
         """Until the kernel has dropped its pages of what was evicted, or that takes too long."""
         await self._kernel.settle(_SETTLE_S)
 
-    def _evict(self, inos: Iterable[int]) -> list[Evicted]:
+    def _evict(self, inos: Sequence[int]) -> list[Evicted]:
         with self._store as store:
             why = self.forbidden()
             if why:
@@ -120,6 +120,8 @@ class Evictions:
             inodes = [inode for inode in map(store.inode, inos) if inode is not None]
             keeping = self._keeping(inodes)
             found = [self._evict_one(inode, keeping(inode)) for inode in inodes]
+            # What has to stay comes back into the order when that changes (`Usage`).
+            self._among("DELETE FROM used WHERE ino IN", inos)
         for one in found:
             if one.freed:
                 self._kernel.forget(one.ino)

@@ -14,6 +14,7 @@ import trio
 
 from afmfs.cache.jobs import RECOVERY, put_job, stored_job
 from afmfs.cache.store import Store
+from afmfs.cache.usage import may_be_evicted
 from afmfs.model.entry import Op
 
 log = logging.getLogger(__name__)
@@ -78,4 +79,5 @@ async def retire(store: Store, bound: int) -> None:
                     inode = store.inode(ino)
                     if inode is not None and inode.retired < inode.changed <= bound:
                         store.save(inode, retired=inode.changed)
+                        may_be_evicted(store, [inode])
         await trio.lowlevel.checkpoint()

@@ -24,6 +24,7 @@ from afmfs.cache.known_journal import remembered
 from afmfs.cache.nulls import Nulls
 from afmfs.cache.settle import Settlement
 from afmfs.cache.store import Store, connect_read_only
+from afmfs.cache.usage import may_be_evicted
 from afmfs.model.entry import IN_PLACE, Op
 from afmfs.model.outcome import DROPPED, NULLED, UNREPRESENTABLE
 
@@ -165,10 +166,14 @@ class Retirement:
             "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
             list(_never_at_home(gone, outcomes)),
         )
+        clean: list[Inode] = []
         for ino, number in last.items():
             inode = store.inode(ino)
             if inode is not None:
                 self._settle(inode, number, stamps.get(ino))
+                if inode.changed <= inode.retired:
+                    clean.append(inode)
+        may_be_evicted(store, clean)
 
     def _settle(self, inode: Inode, number: int, stamp: Outcome | None) -> None:
         self._store.save(inode, retired=max(inode.retired, number))

@@ -6,7 +6,7 @@ process is the only writer, the gateway reads through a connection of its own.
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 """Format of a cache (`PRAGMA user_version`). An older one is brought up to date when it is opened,
 a newer one is refused."""
 
@@ -80,6 +80,14 @@ UPGRADES = {
 CREATE TABLE lost (ino INTEGER PRIMARY KEY, job);
 -- When a file was last opened or fetched (s since the epoch), for eviction; kept now and then.
 CREATE TABLE used (ino INTEGER PRIMARY KEY, time_s);
+""",
+    2: """
+-- The order of eviction. Each file that may be evicted has a row in `used`: one that comes to have
+-- something cached that home has as well gets it in the transaction that makes it so.
+CREATE INDEX used_time ON used (time_s);
+INSERT OR IGNORE INTO used
+    SELECT ino, CASE WHEN changed THEN ctime / 1e9 ELSE 0 END FROM inode
+    WHERE mode & 61440 = 32768 AND size > 0 AND (whole OR gen) AND changed <= retired;
 """,
 }
 """What makes a cache of one version one of the next."""

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from afmfs.cache.content import Content
 from afmfs.cache.inode import LISTED, Inode
 from afmfs.cache.store import Store
+from afmfs.cache.usage import may_be_evicted
 from afmfs.model import ranges
 from afmfs.model.entry import Op
 from afmfs.model.outcome import ADOPTED, LOST, NULLED, UNREPRESENTABLE
@@ -61,6 +62,7 @@ class Settlement:
             self._store.execute("DELETE FROM lost WHERE ino=?", (ino,))
             if refused is None:  # what was refused once was done now
                 self._store.execute("DELETE FROM unrepresentable WHERE ino=?", (ino,))
+            may_be_evicted(self._store, [inode])
             if version[1] is None:
                 continue
             if result == ADOPTED:

@@ -1,7 +1,12 @@
-"""When files were last used, as far as eviction in that order needs it.
+"""When files were last used, and so the order in which they are evicted.
 
-An open or a fetch is one assignment in memory. Now and then what is new is written down: a kill
-loses up to `WRITE_S` of it, which makes a file look a little older than it is.
+Each file that may be evicted has a row: it is written in the transaction that makes it so (a fetch,
+an outcome), and goes when the file is evicted, or met on the way and found not to be evictable;
+what changes that brings it back. So the next victim is the first row of an index.
+
+The times are kept more lazily. An open or a fetch is one assignment in memory, and now and then
+what is new is written down: a kill loses up to `WRITE_S` of it, which makes a file look a little
+older than it is.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from itertools import islice
 
 import trio
 
+from afmfs.cache.inode import Inode
 from afmfs.cache.store import Store
 
 log = logging.getLogger(__name__)
@@ -21,6 +27,24 @@ log = logging.getLogger(__name__)
 WRITE_S = 30.0
 STEP = 500
 """Rows written in one transaction; other requests are answered between two."""
+
+_ENTER = (
+    "INSERT INTO used VALUES (?,?)"
+    " ON CONFLICT (ino) DO UPDATE SET time_s=max(time_s, excluded.time_s)"
+)
+
+
+def may_be_evicted(store: Store, inodes: Iterable[Inode]) -> None:
+    """Something of these may be cached that home has as well: those that are files have a place in
+    the order from now on. What was changed here was used then. In the caller's transaction."""
+    store.db.executemany(
+        _ENTER, [(one.ino, one.ctime / 1e9) for one in inodes if one.is_file and one.size]
+    )
+
+
+def fetched(store: Store, inode: Inode) -> None:
+    """As `may_be_evicted`; it is used now."""
+    store.execute(_ENTER, (inode.ino, time.time()))
 
 
 class Usage:
@@ -31,6 +55,13 @@ class Usage:
     def touch(self, ino: int) -> None:
         """The file is used now."""
         self._seen[ino] = time.time()
+
+    def oldest(self, count: int) -> list[int]:
+        """The files that were not used for longest, of those that may be evicted."""
+        rows = self._store.execute(
+            "SELECT ino FROM used ORDER BY time_s, ino LIMIT ?", (count,)
+        ).fetchall()
+        return [ino for (ino,) in rows]
 
     async def write(self) -> None:
         """Write down all that is new."""
@@ -46,16 +77,14 @@ class Usage:
 
     def _write(self, rows: Iterable[tuple[int, float]]) -> None:
         with self._store as store:
-            # A file that is gone leaves no row; its number is never used again.
             store.db.executemany(
-                "INSERT OR REPLACE INTO used SELECT ?1, ?2"
-                " WHERE EXISTS (SELECT 1 FROM inode WHERE ino=?1)",
+                "UPDATE used SET time_s=?2 WHERE ino=?1",
                 [(ino, when) for ino, when in rows if not self._is_told(ino, when)],
             )
 
     def _is_told(self, ino: int, when: float) -> bool:
         """Whether the file was changed here as late, or nearly so: then its ctime says enough, and
-        what is written and left alone costs no row."""
+        what is written and left alone costs nothing."""
         inode = self._store.in_memory(ino)
         return inode is not None and inode.changed > 0 and inode.ctime / 1e9 > when - 1
 

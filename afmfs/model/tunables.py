@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from afmfs.errors import AfmError
+from afmfs.model.quota import EVICT_AT, check_cache_size
 
 Value = bool | int | float | str
 
@@ -38,6 +39,9 @@ class Tunables:
     writeback: bool = False  # the kernel's write-back cache
     home_timeout: float = 30.0  # s that a request waits for a home that answers others
     life_timeout: float = 1.0  # s that a request waits for a home that shows no sign of life
+    cache_size: str = "0"  # bytes that may be cached, or per cent of the cache's disk; 0: no limit
+    auto_eviction: bool = True  # clean files make room by themselves
+    evict_at: int = EVICT_AT  # per cent of cache_size from which on they do
 
     def updated(self, given: Mapping[str, Value]) -> Tunables:
         """These, with the given ones in place of their own."""
@@ -163,6 +167,12 @@ TABLE = (
     Option("xattrs", _switch, "extended attributes and ACLs"),
     Option("auto_resync", _switch, "resync by itself where home was changed (yes)"),
     Option("writeback", _switch, "the kernel's write-back cache"),
+    Option("cache_size", check_cache_size, "most that is cached: 100G, or 50% of the disk",
+           unit="SIZE"),
+    Option("evict_at", _whole(1, 100), "share of it from which on files are evicted (90)",
+           unit="PERCENT"),
+    Option("auto_eviction", _switch, "evict clean files by itself to make room (yes)",
+           synonyms=("afmEnableAutoEviction",)),
 )  # fmt: skip
 
 # Mount flags that libfuse passes on.
