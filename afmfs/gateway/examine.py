@@ -140,7 +140,7 @@ class Examiner:
             # Its last entry may be retired, as names are settled first, and an older one not.
             dirty = self.work.view.is_pending(row.ino)
         resized = dirty and not sources.valid and self.work.view.is_resized(row.ino)
-        return Cached(kind, sources.valid, gaps, dirty, resized)
+        return Cached(kind, sources.valid, gaps, dirty=dirty, resized=resized)
 
     # -- home's side -----------------------------------------------------------------------------
 

@@ -167,6 +167,19 @@ def test_a_file_that_was_emptied(mount: FakeMount) -> None:
     assert (mount.home / "f").read_bytes() == b""
 
 
+@pytest.mark.parametrize("size", [0, 10])
+def test_a_file_that_was_cut_and_that_home_has_lost(mount: FakeMount, size: int) -> None:
+    """Emptied it is made anew: nothing is missing of it. Its size is no sign of a directory that
+    was never read."""
+    ino = uncached(mount, b"f")
+    start(mount)
+    mount.truncate(ino, size)
+    mount.update(ino, whole=int(not size))
+    (mount.home / "f").unlink()
+    assert resync(mount) == {ino: "lost" if size else "resynced"}
+    assert (mount.home / "f").exists() == (not size)
+
+
 def test_a_link_that_is_pending(mount: FakeMount) -> None:
     """The entry counts as executed with its object: so the object must get its name."""
     ino = uncached(mount, b"f")
