@@ -214,7 +214,7 @@ class Hearing:
 
     async def _mend(self, job: Job) -> None:
         await lost_entries.retire(self._store, job.bound)
-        self._retirement.incomplete = False
+        self._retirement.unsure = 0
 
     async def _on_status(self, message: Message) -> None:
         self.settled_through = message.get("through") or 0 if message["settled"] else 0

@@ -23,8 +23,9 @@ STEP = 4096
 """Inodes looked at in one go; other requests are answered between two."""
 
 
-def check(store: Store) -> bool:
-    """Whether a job has to make up for entries that the queue has lost, now or before.
+def check(store: Store) -> int:
+    """The entry up to which a job has to make up for what the queue has lost, now or before; 0 if
+    it has lost none.
 
     If any are missing, or the counters are wrong in another way, they are corrected and such a job
     is stored, in one transaction. A job that was under way begins anew, under another number: what
@@ -35,7 +36,7 @@ def check(store: Store) -> bool:
     ).fetchone()
     old, counters, found = stored_job(store), store.counters, (rows, int(data))
     if (counters.queue_length, counters.bytes_pending) == found:
-        return old is not None and old.missing > 0
+        return old.bound if old is not None and old.missing else 0
     missing = counters.queue_length - rows
     reason = f"{missing} entries of the queue were lost"
     if missing <= 0:
@@ -43,7 +44,7 @@ def check(store: Store) -> bool:
     log.error("%s: every changed object is compared with home", reason)
     with store:
         counters.queue_length, counters.bytes_pending = found
-        put_job(
+        job = put_job(
             store,
             old.kind if old else RECOVERY,
             bound=store.entries.last,
@@ -53,7 +54,7 @@ def check(store: Store) -> bool:
             doubt=old.doubt if old else 0,
             missing=max(missing, 1) + (old.missing if old else 0),
         )
-    return True
+    return job.bound
 
 
 async def retire(store: Store, bound: int) -> None:

@@ -84,7 +84,7 @@ class Recovery:
         unclean = not store.get("clean", 0) and store.get("boot_id") is not None
         lost = unclean and may_have_lost_writes(store)
         # Before anything is retired, which the counters follow.
-        self._retirement.incomplete = lost_entries.check(store)
+        self._retirement.unsure = lost_entries.check(store)
         sound = self._retirement.is_sound()  # if not, the gateway sets it aside
         with store:
             overwritten = self._overwritten() if lost else set()

@@ -58,7 +58,7 @@ class Retirement:
         self._told = 0  # the last outcome of it that was taken over in a former run
         self.entries = self.bytes = 0  # retired by this process
         self.seq = 0  # outcomes up to here are retired, not yet durably so
-        self.incomplete = False  # the queue has lost entries, and no job has mended that yet
+        self.unsure = 0  # up to this entry the queue has lost some, and no job has mended that yet
 
     async def follow(self, journal: Path) -> None:
         """Read another gateway.db from here on."""
@@ -176,11 +176,12 @@ class Retirement:
         may_be_evicted(store, clean)
 
     def _settle(self, inode: Inode, number: int, stamp: Outcome | None) -> None:
-        self._store.save(inode, retired=max(inode.retired, number))
+        if number > self.unsure:  # else one that was lost before it may be pending still
+            self._store.save(inode, retired=max(inode.retired, number))
         if stamp is not None:
             before = inode.home_valid
             self._settlement.stamp(inode, stamp[3:6])
-            if self.incomplete and inode.changed > number and inode.home_valid > before:
+            if self.unsure and inode.changed > number and inode.home_valid > before:
                 # A lost entry may have cut the file since: what was behind the cut is never
                 # fetched (home-valid). The job that sends the file again says how far home goes.
                 self._store.save(inode, home_valid=before)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import time
 
+from afmfs.gateway.concerned import data_entries
 from afmfs.gateway.examine import Examiner
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
@@ -57,7 +58,10 @@ class Draining:
                 work = steps.work(home)
                 self._clear(home)
                 work.rows = steps.view.rows(inos)  # sizes as they are before the point
-                reconciler = Reconciler(work, Examiner(work, self._book), self._book, job)
+                through = job.bound if job.exact else job.doubt
+                changes = data_entries(steps.view, inos, through) if through else {}
+                examiner = Examiner(work, self._book, job, changes)
+                reconciler = Reconciler(work, examiner, self._book, job)
                 decided = self._decide(job, reconciler, dues, landed)
                 steps.point()
                 self._threads.run(lambda one: reconciler.execute(*one, landed), decided)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from afmfs.gateway.stamp import Stamp, take
+from afmfs.gateway.transfer import BlobError, agrees
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import Inconsistent, Verb
-from afmfs.gateway.versions import adoptable, expected, is_known
+from afmfs.gateway.versions import adoptable, clean_ranges, expected, is_known
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import Work
 from afmfs.model.action import Place
-from afmfs.model.entry import ROOT
+from afmfs.model.entry import CONTENT_OPS, ROOT, Entry
 from afmfs.model.ranges import Ranges, subtract, union
-from afmfs.model.resync import Cached, Found
+from afmfs.model.resync import Cached, Found, Job, Kind
 
 LISTED = 2
 """Of a directory whose names are known, as cache.db has it."""
@@ -73,8 +74,18 @@ class Examiner:
     """Looks, and changes nothing, at inodes whose rows are in `work`. HomeAway and MayEnd are
     raised."""
 
-    def __init__(self, work: Work, book: TrashBook) -> None:
+    def __init__(
+        self,
+        work: Work,
+        book: TrashBook,
+        job: Job | None = None,
+        changes: Mapping[int, Sequence[Entry]] | None = None,
+    ) -> None:
+        """`changes` of content and attributes may be at home unknown to the journal; of a `job`
+        that is careful."""
         self.work, self._book = work, book
+        self._job = job if job is not None and job.careful else None
+        self.changes = changes or {}
 
     def case(self, ino: int) -> Case | None:
         """None if home has, and is to have, nothing of the inode: it is gone, not made yet, or
@@ -124,7 +135,7 @@ class Examiner:
 
     def cached(self, row: Row) -> Cached:
         kind = stat.S_IFMT(row.mode)
-        dirty = row.changed > row.retired
+        dirty = row.changed > row.retired or self._was_dirty(row)
         if kind != stat.S_IFREG:
             unread = kind == stat.S_IFDIR and row.listed != LISTED
             return Cached(kind, dirty=dirty, unread=unread)
@@ -138,7 +149,7 @@ class Examiner:
             gaps = subtract(gaps, start, end)
         if gaps and not sources.valid:
             # Its last entry may be retired, as names are settled first, and an older one not.
-            dirty = self.work.view.is_pending(row.ino)
+            dirty = self.work.view.is_pending(row.ino) or self._was_dirty(row)
         resized = dirty and not sources.valid and self.work.view.is_resized(row.ino)
         return Cached(kind, sources.valid, gaps, dirty=dirty, resized=resized)
 
@@ -166,7 +177,8 @@ class Examiner:
         equal = is_equal(self.work, row, st)
         if kind == stat.S_IFREG:
             nulled = union((n.start, n.end) for n in self._book.nulled(row.ino))
-            return Found(kind, self._known(row, place, st), equal, nulled)
+            ours = self._is_ours(row, place, st)
+            return Found(kind, ours or self._known(row, place, st), equal, nulled, ours=ours)
         same = self._same_object(row, place, st)
         return Found(kind, same, same and equal)
 
@@ -180,10 +192,57 @@ class Examiner:
                 raise work.trouble(exc, place, Verb.READ) from exc
         return stat.S_IFMT(st.st_mode) not in (stat.S_IFCHR, stat.S_IFBLK) or st.st_rdev == row.rdev
 
+    def _was_dirty(self, row: Row) -> bool:
+        """Of an exact recovery: an entry of it may be pending though its last one is retired."""
+        exact = self._job is not None and self._job.exact
+        return exact and (bool(self.changes.get(row.ino)) or row.stamp is None)
+
+    def _is_ours(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        """Whether home's file is our own push, perhaps cut short: of one that is known to be under
+        way, or of one that a lost journal, or lost entries, knew of."""
+        work, job = self.work, self._job
+        if work.progress.is_pushing(row.ino):
+            return True
+        if job is None or job.kind is Kind.FAILOVER:
+            return False
+        stamps = expected(work.view, work.progress, row.ino)
+        if not stamps:
+            # New here: if it is wholly there, and not another's that has names of its own.
+            cached = self.cached(row)
+            same = st.st_size == row.size and st.st_nlink <= row.nlink and not cached.gaps
+            return same and self._holds(row, place, cached.valid)
+        pending = any(e.op in CONTENT_OPS for e in self.changes.get(row.ino, ()))
+        if not pending and not (job.missing and row.changed > row.retired):
+            return False
+        if work.home.properties.stable_inodes:
+            return any(stamp.ino == st.st_ino for stamp in stamps)
+        clean = clean_ranges(work.view, row.ino, st.st_size)[1]
+        return self._holds(row, place, clean)
+
+    def _holds(self, row: Row, place: Place, ranges: Ranges) -> bool:
+        """Whether home's file has the bytes of the cache there."""
+        work = self.work
+        try:
+            fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
+            try:
+                blob = work.view.open_blob(row.ino, row.gen)
+                try:
+                    return agrees(blob, fd, ranges)
+                finally:
+                    if blob is not None:
+                        os.close(blob)
+            finally:
+                os.close(fd)
+        except BlobError:
+            return False
+        except OSError as exc:
+            trouble = work.trouble(exc, place, Verb.READ)
+            if isinstance(trouble, Inconsistent):
+                return False
+            raise trouble from exc
+
     def _known(self, row: Row, place: Place, st: os.stat_result) -> bool:
         work = self.work
-        if work.progress.is_pushing(row.ino):
-            return True  # our own interrupted push
         if not expected(work.view, work.progress, row.ino):
             return False  # never seen at home: what is there is somebody else's
         if is_known(work.view, work.progress, work.home.properties, row.ino, st):

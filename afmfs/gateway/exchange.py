@@ -20,6 +20,7 @@ nothing was done; `<entry>/a` without a, go on at 3; with a, at 4; neither `<ent
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from afmfs.gateway.home import MARKER, Home
 from afmfs.gateway.journal import Journal
@@ -58,6 +59,15 @@ class Exchanger:
                 # Where it is done by steps, some of them may be done.
                 raise Failed(trouble, partial=True) from exc
             raise trouble from exc
+
+    def go_on(self, action: Exchange) -> bool:
+        """Finish what home tells to be half done by steps, whoever has begun it; whether there was
+        any such thing. (Before step 2 it looks like a swap that is cleaned away.)"""
+        inside: Path = (*EXCHANGE, _name(action.ids[0]))
+        found = [_exists(self.work.home, inside, name) for name in (_A, _HALF)]
+        if any(found):
+            Exchanger(replace(self.work, doubt=True)).execute(action)
+        return any(found)
 
     def _at_once(self, action: Exchange) -> None:
         work, home, key = self.work, self.work.home, record_key(action.ids[0])

@@ -1,6 +1,8 @@
 """The driver of a resync, a failover or a recovery: phase after phase, step after step.
 
+    collecting what a recovery is about is noted (planning.py)
     settling   pending changes of names, up to the job's bound, are settled (settling.py)
+    seeking    what lost entries have moved is brought to its place (strays.py)
     planning   the priority queue is written: a row for each object (planning.py)
     pushing    the rows are executed (draining.py)
     waiting    only rows that home refuses for now are left; the normal queue goes on meanwhile
@@ -22,15 +24,27 @@ from afmfs.gateway.home import SCRATCH, Home
 from afmfs.gateway.intents import Intents
 from afmfs.gateway.journal import Outcome
 from afmfs.gateway.planning import Planning
-from afmfs.gateway.priority import DONE, PLANNING, PUSHING, SETTLING, WAITING, Priority
+from afmfs.gateway.priority import (
+    COLLECTING,
+    DONE,
+    PLANNING,
+    PUSHING,
+    SEEKING,
+    SETTLING,
+    WAITING,
+    Priority,
+)  # fmt: skip
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.reconcile import BESIDE
 from afmfs.gateway.settling import Settling
 from afmfs.gateway.steps import NoPoint, Steps
+from afmfs.gateway.strays import Strays
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash import TrashBook
 from afmfs.model.entry import DATA_OPS
 from afmfs.model.resync import Job
+
+_SHOWN = {COLLECTING: PLANNING, SEEKING: SETTLING}
 
 PAGE = 4096
 TOLD_S = 0.25
@@ -49,6 +63,7 @@ class Jobs:
         self._intents = Intents(steps.journal, book)
         self._settling = Settling(steps, self._intents)
         self._planning = Planning(steps, priority, book)
+        self._strays = Strays(steps, self._intents)
         self._draining = Draining(steps, priority, book, self._intents, threads)
         self._told = 0.0
 
@@ -101,9 +116,15 @@ class Jobs:
 
     def _step(self, job: Job) -> None:
         priority = self._priority
-        if priority.phase == SETTLING:
+        if priority.phase == COLLECTING:
+            self._planning.collect(job)
+            self._enter(SETTLING)
+        elif priority.phase == SETTLING:
             if not self._settling.step(job):
-                self._enter(PLANNING)
+                self._enter(SEEKING if job.missing else PLANNING)
+        elif priority.phase == SEEKING:
+            self._strays.bring_all(job)
+            self._enter(PLANNING)
         elif priority.phase == PLANNING:
             if not self._planning.step(job):
                 self._enter(PUSHING)
@@ -157,7 +178,7 @@ class Jobs:
         message: Message = {
             "type": "progress",
             "id": priority.job.id,
-            "phase": priority.phase,
+            "phase": _SHOWN.get(priority.phase, priority.phase),
             "left": priority.left,
             "total": figures["total"],
             "bytes_left": priority.bytes_left,

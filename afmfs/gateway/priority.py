@@ -20,9 +20,11 @@ from afmfs.model.action import Place
 from afmfs.model.ranges import Ranges
 from afmfs.model.resync import Do, Job, Kind
 
-SETTLING, PLANNING, PUSHING, WAITING, DONE = "settling", "planning", "pushing", "waiting", "done"
-"""Phases of a job: pending names are settled; rows are written; rows are executed; only requeued
-ones are left; everything is at home."""
+COLLECTING, SETTLING, SEEKING = "collecting", "settling", "seeking"
+PLANNING, PUSHING, WAITING, DONE = "planning", "pushing", "waiting", "done"
+"""Phases of a job: what a recovery is about is noted; pending names are settled; objects that lost
+entries have left elsewhere are sought; rows are written; rows are executed; only requeued ones are
+left; everything is at home."""
 
 
 class Aside(NamedTuple):
@@ -137,7 +139,9 @@ class Priority:
             return False
         if ino in self._running:
             return True
-        if self.phase == SETTLING or (self.phase == PLANNING and ino > self.cursor):
+        if self.phase in (COLLECTING, SETTLING, SEEKING):
+            return True
+        if self.phase == PLANNING and not self.job.exact and ino > self.cursor:
             return True
         return bool(self._journal.query("SELECT 1 FROM priority WHERE ino=?", (ino,)))
 
@@ -158,15 +162,16 @@ class Priority:
         job = as_job(record)
         if self.is_known(job.id):
             return
+        phase = COLLECTING if job.exact else SETTLING
         figures = dict.fromkeys(("total", "bytes_total", *FIGURES), 0)
         with self._journal.transaction() as db:
             db.execute("DELETE FROM job")
             db.execute("DELETE FROM priority")
             db.execute(
                 "INSERT INTO job VALUES (?,?,?,0,?)",
-                (job.id, json.dumps(record), SETTLING, json.dumps(figures)),
+                (job.id, json.dumps(record), phase, json.dumps(figures)),
             )
-        self.job, self.phase, self.cursor, self.figures = job, SETTLING, 0, figures
+        self.job, self.phase, self.cursor, self.figures = job, phase, 0, figures
         self._count()
 
     def end(self, job: int) -> None:
@@ -183,22 +188,48 @@ class Priority:
         if phase == self.phase:
             return
         with self._journal.transaction() as db:
-            db.execute("UPDATE job SET phase=?", (phase,))
-        self.phase = phase
+            db.execute("UPDATE job SET phase=?, cursor=0", (phase,))
+        self.phase, self.cursor = phase, 0
 
-    def plan(self, rows: Sequence[Planned], cursor: int, agreed: Sequence[Outcome]) -> None:
-        """Append a step of the plan; `agreed` is known of objects that need no row."""
-        self.figures["total"] += len(rows)
+    def collect(self, inos: Sequence[int]) -> None:
+        """Note some inodes that the job is about, without a place in the queue; also if it was
+        said before."""
+        with self._journal.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO priority (n, ino, bytes) VALUES (?,?,0)",
+                [(-ino, ino) for ino in inos],
+            )
+        self._count()
+        self.figures["total"] = self.left
+
+    def collected(self, limit: int) -> list[int]:
+        """The first inodes that are noted and have no place yet."""
+        rows = self._journal.query(
+            "SELECT ino FROM priority WHERE n<0 ORDER BY n DESC LIMIT ?", (limit,)
+        )
+        return [ino for (ino,) in rows]
+
+    def plan(
+        self,
+        rows: Sequence[Planned],
+        cursor: int,
+        agreed: Sequence[Outcome] = (),
+        collected: Sequence[int] = (),
+    ) -> None:
+        """Append a step of the plan; `agreed` is known of objects that need no row. It takes the
+        place of what was collected of some inodes."""
+        self.figures["total"] += len(rows) - len(collected)
         self.figures["bytes_total"] += sum(row.bytes for row in rows)
 
         def write(db: sqlite3.Connection) -> None:
+            db.executemany("DELETE FROM priority WHERE n=?", [(-ino,) for ino in collected])
             db.executemany("INSERT OR REPLACE INTO priority (n, ino, bytes) VALUES (?,?,?)", rows)
             self._save_figures(db)
             db.execute("UPDATE job SET cursor=?", (cursor,))
 
         self._journal.land(agreed, also=write)
         self.cursor = cursor
-        self.left += len(rows)
+        self.left += len(rows) - len(collected)
         self.bytes_left += sum(row.bytes for row in rows)
 
     def next(self, rows: int, most_bytes: int, now_ns: int) -> list[Due]:

@@ -26,10 +26,12 @@ from afmfs.gateway.stamp import Stamp
 from afmfs.gateway.transfer import BlobError
 from afmfs.gateway.trash import TrashBook, move_aside
 from afmfs.gateway.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
+from afmfs.gateway.versions import expected
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import Contradicted, Done, Failed, Work
 from afmfs.model.action import Content, Make, Place, Push
 from afmfs.model.entry import Op
+from afmfs.model.merge import merge
 from afmfs.model.ranges import Ranges, cut, union
 from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
 
@@ -231,12 +233,22 @@ class Reconciler:
     # -- what is there ---------------------------------------------------------------------------
 
     def _push(self, row: Row, *, again: bool) -> Done:
+        case, content = self._cases.get(row.ino), self._whole(row)
+        if self._job.exact and expected(self.work.view, self.work.progress, row.ino):
+            # The queue tells what home may lack, and home's file is the one that lacks it.
+            content = merge(self._examiner.changes.get(row.ino, ()))
+        found = case.names[0].found if case is not None else None
+        unasked = again or (found is not None and found.ours)
+        return self._send(row, content, self._unasking if unasked else self._pusher)
+
+    def _whole(self, row: Row) -> Content:
+        """All that is cached of the object."""
         content = Content(attr=True, xattrs=self._keys(row))
         if stat.S_ISREG(row.mode):
             # The size as one that was set: an empty file has no bytes that say that it is written.
             every = ((0, row.size),) if row.size else ()
             content = replace(content, smallest=row.size, size=row.size, ranges=every)
-        return self._send(row, content, self._unasking if again else self._pusher)
+        return content
 
     def _send(self, row: Row, content: Content, pusher: Pusher) -> Done:
         kind = stat.S_IFMT(row.mode)
@@ -269,21 +281,15 @@ class Reconciler:
             if again and self._is_ours(dirfd, place[1], beside):
                 self.beside.append(beside)
                 # Once more: it may have been cut short by a power loss at home.
-                return self._push(row, again=True)
+                return self._send(row, self._whole(row), self._unasking)
             with suppress(FileNotFoundError):
                 home.unlink(scratch, beside)
             fd = home.make_file(scratch, beside)
         except OSError as exc:
             raise work.trouble(exc, place, Verb.MAKE, stat.S_IFREG) from exc
         self.beside.append(beside)
-        content = Content(
-            size=row.size,
-            ranges=((0, row.size),) if row.size else (),
-            attr=True,
-            xattrs=self._keys(row),
-        )
         try:
-            done = self._pusher.fill(row.ino, content, fd, place)
+            done = self._pusher.fill(row.ino, self._whole(row), fd, place)
         finally:
             self._pusher.close(fd, place)
         work.touched.add(place[0])

@@ -2,7 +2,7 @@
 
 Before a job looks at objects, what the cache removed and renamed is removed and renamed at home, as
 far as home still has it: what is missing counts as done, what is in the way goes to the trash. New
-objects and links are left to the job's second half, which gives every object its names. Nothing is
+objects are left to the job's second half, which gives every object its names. Nothing is
 moved or removed that is certainly another object than the cache means.
 """
 
@@ -11,18 +11,18 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from afmfs.gateway.examine import is_equal
 from afmfs.gateway.exchange import Exchanger
 from afmfs.gateway.locate import MAX_DEPTH
+from afmfs.gateway.meant import Meant
 from afmfs.gateway.priority import Aside
 from afmfs.gateway.trash import move_aside
-from afmfs.gateway.trouble import Inconsistent, MayEnd, Verb
+from afmfs.gateway.trouble import HomeAway, Inconsistent, MayEnd, Verb
 from afmfs.gateway.work import Failed, Work
-from afmfs.model.action import Exchange, NameAction, Place, Remove, Rename
+from afmfs.model.action import Exchange, Link, NameAction, Place, Remove, Rename
 from afmfs.model.entry import ROOT, UNLINKED
-from afmfs.model.resync import IN_THE_WAY, REMOVED, Job, Kind
+from afmfs.model.resync import IN_THE_WAY, REMOVED, Job
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ Keep = Callable[[Aside], None]
 """Makes the intent to move something aside durable."""
 
 
-class Settler:
-    """`number` gives numbers of the trash, `keep` keeps an intent.
+_At = tuple[os.stat_result | None, Place]
 
-    A recovery does not know which of the changes home has seen: it touches only what is certainly
-    meant. A failover's home is a copy at best, whose inode numbers mean nothing.
-    """
+
+class Settler:
+    """`number` gives numbers of the trash, `keep` keeps an intent, `names` are those that the
+    changes are about."""
 
     def __init__(
         self,
@@ -43,9 +43,10 @@ class Settler:
         job: Job,
         number: Callable[[], int],
         keep: Keep,
+        names: Iterable[Place],
     ) -> None:
         self.work, self._job, self._number, self._keep = work, job, number, keep
-        self._exchanger = Exchanger(work)
+        self._exchanger, self._meant = Exchanger(work), Meant(work, job, names)
 
     def settle(self, action: NameAction) -> None:
         """HomeAway; Failed where home refuses for now."""
@@ -56,20 +57,27 @@ class Settler:
                 self._rename(action)
             elif isinstance(action, Exchange):
                 self._exchange(action)
+            elif isinstance(action, Link):
+                self._link(action)
         except Inconsistent as trouble:
             log.info("%s: %s, as good as done", os.fsdecode(trouble.path), trouble.reason)
         except MayEnd as trouble:
             raise Failed(trouble, partial=False) from trouble
         self.work.touched.update(parent for parent, _ in action.places)
         self.work.progress.finish(action.ids, action.ino, None)
+        if isinstance(action, Exchange) or stat.S_ISDIR(action.kind):
+            self.work.locator.forget()  # also if it was moved before, or is not there to be moved
         self.work.pulse()
 
     def _remove(self, place: Place, ino: int, kind: int) -> None:
         work, found = self.work, self._lstat(place)
-        if found is None or not self._is_meant(place, ino, found, kind):
+        if found is None or not self._meant.says(ino, found, kind, place):
             return
         if not stat.S_ISDIR(found.st_mode):
-            self._aside(place, found, REMOVED)
+            if self._is_elsewhere(place, ino, found):
+                self._unlink(place)
+            else:
+                self._aside(place, found, REMOVED)
             return
         path = (work.locator.directory(place[0]) or ()) + (place[1],)
         try:
@@ -79,29 +87,75 @@ class Settler:
         except OSError as exc:  # ENOTEMPTY: what is new at home stays, and so does the directory
             raise work.trouble(exc, place, Verb.REMOVE, kind) from exc
 
+    def _is_elsewhere(self, place: Place, ino: int, found: os.stat_result) -> bool:
+        """Whether it stays at home under another of its names."""
+        others = [other for other in self.work.locator.places(ino) if other != place]
+        there = [self._lstat(place) for place in others] if found.st_nlink > 1 else []
+        same = (found.st_dev, found.st_ino)
+        return any(st is not None and (st.st_dev, st.st_ino) == same for st in there)
+
+    def _unlink(self, place: Place) -> None:
+        try:
+            with self.work.progress.names.moving():
+                self.work.home.unlink(self.work.directory(place[0]), place[1])
+        except OSError as exc:
+            raise self.work.trouble(exc, place, Verb.REMOVE) from exc
+
+    def _link(self, action: Link) -> None:
+        """A new name of what home has: the old one may be about to go, and what only home has of
+        it with it. What is in the way, or can't be, is seen to with the object's own row."""
+        work, home = self.work, self.work.home
+        for place in work.locator.places(action.ino):
+            found = self._lstat(place)
+            if found is None or not self._meant.is_certain(action.ino, found):
+                continue
+            try:
+                self._reach(action.place[0])
+                source = work.directory(place[0]), place[1]
+                with work.progress.names.moving():
+                    home.link(*source, work.directory(action.place[0]), action.place[1])
+            except OSError as exc:
+                trouble = work.trouble(exc, action.place, Verb.LINK, action.kind)
+                if isinstance(trouble, HomeAway):
+                    raise trouble from exc
+            return
+
     def _rename(self, action: Rename) -> None:
         found = self._lstat(action.place)
-        if found is not None and self._is_meant(action.place, action.ino, found, action.kind):
+        if found is None or not self._meant.says(action.ino, found, action.kind, action.place):
+            if action.replaces is not None:  # what it was to replace has gone here all the same
+                self._remove(action.target, action.replaces, action.kind)
+            return
+        there = self._lstat(action.target)
+        if there is None or not self._meant.is_anothers(there, action.ino, action.replaces):
             why = IN_THE_WAY if action.replaces is None else REMOVED
-            self._move(found, action.place, action.target, why)
-        elif action.replaces is not None:  # what it was to replace has gone here all the same
-            self._remove(action.target, action.replaces, action.kind)
+            self.move(found, action.place, action.target, why)
 
     def _exchange(self, action: Exchange) -> None:
         """Where only one of the two is where it was, it goes to its new place all the same: left
         under its old name it would be nobody's, and what only home has of it lost."""
+        if self._job.careful and self._exchanger.go_on(action):
+            return
         one, two = self._lstat(action.place), self._lstat(action.target)
-        here = one is not None and self._is_meant(action.place, action.ino, one, action.kind)
-        kind = stat.S_IFMT(two.st_mode) if two is not None else 0
-        there = two is not None and self._is_meant(action.target, action.other, two, kind)
-        if here and there:
+        here = self._is_at(action.ino, (one, action.place), (two, action.target))
+        there = self._is_at(action.other, (two, action.target), (one, action.place))
+        if here and there or (self._job.careful and (here or there) and one and two):
+            # One alone tells, where the version of the other is not known, that it was not done.
             self._exchanger.execute(action)
         elif here and one is not None:
-            self._move(one, action.place, action.target, IN_THE_WAY)
+            self.move(one, action.place, action.target, IN_THE_WAY)
         elif there and two is not None:
-            self._move(two, action.target, action.place, IN_THE_WAY)
+            self.move(two, action.target, action.place, IN_THE_WAY)
 
-    def _move(self, found: os.stat_result, place: Place, target: Place, why: str) -> None:
+    def _is_at(self, ino: int, here: _At, there: _At) -> bool:
+        """Whether an inode is in the one place, and certainly not in the other."""
+
+        def says(found: os.stat_result | None, place: Place) -> bool:
+            return found is not None and self._meant.says(ino, found, found.st_mode, place)
+
+        return says(*here) and not (self._job.careful and says(*there))
+
+    def move(self, found: os.stat_result, place: Place, target: Place, why: str) -> None:
         """`why` what is in its new place goes aside."""
         work, home = self.work, self.work.home
         there = self._lstat(target)
@@ -144,29 +198,6 @@ class Settler:
             with work.progress.names.moving():
                 work.home.make_dir(work.directory(place[0]), place[1])
             work.touched.add(place[0])
-
-    def _is_meant(self, place: Place, ino: int, found: os.stat_result, kind: int) -> bool:
-        """Whether what was found is the object that the cache means, as far as can be told.
-
-        An inode that is gone from the cache has left no version to compare with.
-        """
-        if stat.S_ISDIR(found.st_mode) != stat.S_ISDIR(kind):
-            return False
-        if self._job.kind is Kind.FAILOVER:
-            return not self._is_next(place, ino, found)
-        row, work = self.work.view.row(ino), self.work
-        stamp = work.progress.stamp(ino) or (row.stamp if row is not None else None)
-        if stamp is None or stamp.ino is None or not work.home.properties.stable_inodes:
-            return self._job.kind is not Kind.RECOVERY
-        return stamp.ino == found.st_ino
-
-    def _is_next(self, place: Place, ino: int, found: os.stat_result) -> bool:
-        """Whether it is what has the name now: the copy was made after the change."""
-        view = self.work.view
-        other = view.child(*place)
-        row = view.row(other) if other not in (None, ino) else None
-        same_kind = row is not None and stat.S_IFMT(row.mode) == stat.S_IFMT(found.st_mode)
-        return row is not None and same_kind and is_equal(self.work, row, found)
 
     # -- at home ---------------------------------------------------------------------------------
 

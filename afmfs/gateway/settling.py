@@ -11,7 +11,7 @@ from afmfs.gateway.settle import Settler
 from afmfs.gateway.steps import Steps
 from afmfs.gateway.work import Failed
 from afmfs.model.action import Batch
-from afmfs.model.coalesce import plan
+from afmfs.model.coalesce import apart, plan
 from afmfs.model.entry import DATA_OPS, Entry
 from afmfs.model.resync import Job
 
@@ -33,7 +33,8 @@ class Settling:
         entries = self._unsettled(job)
         if not entries:
             return False
-        batch = plan(entries)
+        # Merged, they would pass over names where home may have what they move.
+        batch = apart(entries) if job.careful else plan(entries)
         steps, ids = self._steps, batch.ids
         with steps.contact.opened() as (connection, home):
             with steps.progress.replaying(home):
@@ -79,7 +80,11 @@ class Settling:
         work = self._steps.work(home)
         work.touched |= batch.touched
         settler = Settler(
-            work, job, self._intents.number, lambda aside: self._intents.keep(job, aside)
+            work,
+            job,
+            self._intents.number,
+            lambda aside: self._intents.keep(job, aside),
+            {place for action in batch.names for place in action.places},
         )
         failed = []
         self._steps.progress.finish(batch.settled, 0, None)

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import repeat
 from pathlib import Path
@@ -116,6 +116,10 @@ class View:
         finally:
             db.execute("COMMIT")
 
+    def each(self, sql: str, *values: Any) -> Iterator[Any]:
+        """The rows of a question, one after the other. To be used up before home is called."""
+        return iter(self._db.execute(sql, values))
+
     def close(self) -> None:
         for db in self._all:
             db.close()
@@ -138,6 +142,15 @@ class View:
         return self._entries(
             f"SELECT {_ENTRY} FROM queue WHERE id IN (SELECT value FROM json_each(?)) ORDER BY id",
             json.dumps(ids),
+        )
+
+    def entries_of(self, inos: Collection[int], through: int) -> list[Entry]:
+        """The rows of some inodes up to an entry, in order: one look at all of them."""
+        return self._entries(
+            f"SELECT {_ENTRY} FROM queue WHERE id<=? AND ino IN (SELECT value FROM json_each(?))"
+            " ORDER BY id",
+            through,
+            json.dumps(list(inos)),
         )
 
     def name_entries(self, ino: int) -> list[Entry]:
@@ -177,11 +190,19 @@ class View:
         """What there is with a larger inode number than `after`, in order; with `changed`, only
         what has changed since its last retired entry."""
         only = "AND changed>retired" if changed else ""
+        return self._objects(f"ino>? {only} ORDER BY ino LIMIT ?", after, limit)
+
+    def objects_among(self, inos: Iterable[int]) -> list[Object]:
+        """What there is of some inodes, in order."""
+        among = "ino IN (SELECT value FROM json_each(?)) ORDER BY ino"
+        return self._objects(among, json.dumps(list(inos)))
+
+    def _objects(self, where: str, *values: Any) -> list[Object]:
         with self.snapshot():
             rows = self._db.execute(
                 "SELECT ino, mode, size, whole FROM inode"
-                f" WHERE ino>? AND ino<>{UNLINKED} AND nlink>0 {only} ORDER BY ino LIMIT ?",
-                (after, limit),
+                f" WHERE ino<>{UNLINKED} AND nlink>0 AND {where}",
+                values,
             ).fetchall()
             partial = {row[0]: 0 for row in rows if not row[3]}
             if partial:

@@ -65,6 +65,17 @@ def plan(entries: Sequence[Entry]) -> Batch:
     return Batch(tuple(names), pushes, tuple(sorted(fold.settled)), frozenset(fold.inside))
 
 
+def apart(entries: Sequence[Entry]) -> Batch:
+    """Changes of names, each as an action of its own, in their order: nothing is merged.
+
+    Home may have seen any of them, merged in any way. Whatever it has, one after the other passes
+    by every name that it may have given an object.
+    """
+    actions = [_Fold([e]).actions[0] for e in entries]
+    inside = {parent for e in entries for parent in (e.parent, e.parent2) if parent is not None}
+    return Batch(tuple(actions), (), (), frozenset(inside))
+
+
 def _push(entries: Sequence[Entry]) -> Push:
     ids = tuple(e.id for e in entries)
     return Push(ids=ids, ino=entries[0].ino, kind=entries[0].kind, content=merge(entries))

@@ -113,6 +113,7 @@ class Found(NamedTuple):
     equal: bool = False  # size and mtime are the cache's
     nulled: Ranges = ()  # bytes that an earlier job has made null
     another: bool = False  # it is a file that the cache knows as another object, by another name
+    ours: bool = False  # known as our own push, which may have been cut short
 
 
 class Verdict(NamedTuple):

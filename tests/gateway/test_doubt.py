@@ -77,8 +77,8 @@ def prepare(base: Path, **tunables: Any) -> FakeMount:
     for name in ("a", "b", "c", "over", "swap1", "swap2", "open", "d/x", "d/y", "many"):
         (home / name).write_bytes(b"old " + name.encode() * 500)
     os.link(home / "many", home / "many2")
-    for name in sorted(os.listdir(home)):
-        os.utime(home / name, ns=(10**18, 10**18 + 1))
+    for n, name in enumerate(sorted(os.listdir(home))):
+        os.utime(home / name, ns=(10**18, 10**18 + n * 10**9))
     mount = FakeMount(base / "cache", home, **tunables)
     for name in ("a", "b", "c", "over", "swap1", "swap2", "open"):
         mount.adopt(name.encode())
