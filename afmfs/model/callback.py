@@ -39,6 +39,7 @@ EVENTS = {
     "afmTrashRestored": "what was asked back from home's trash is there again",
     "afmTrashEmptied": "home's trash was emptied, as an administrator wanted",
     "afmEvictEnd": "an eviction down to a limit is done",
+    "afmJournalLost": "gateway.db was lost, damaged or an old copy; a recovery follows",
     "afmGatewayEnded": "the gateway process died, and is started again",
     "afmCallbackFailed": "a callback's program failed, took too long, or could not be run",
     "afmFilesetExpired": "the cached data of a read-only fileset expired (from when that exists)",

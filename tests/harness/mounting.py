@@ -181,7 +181,11 @@ class Mount:
         assert self.process is not None
         gateways = self.gateways()
         command = ["umount"] if os.geteuid() == 0 else ["fusermount3", "-u"]
-        subprocess.run([*command, str(self.point)], check=True, timeout=STOP_SECONDS)
+        end = time.monotonic() + STOP_SECONDS
+        while (run := _run_quietly([*command, str(self.point)])).returncode:
+            # A program that was started by a callback may be about to end.
+            assert "busy" in run.stderr and time.monotonic() < end, run.stderr
+            time.sleep(0.02)
         try:
             status = self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired as late:
@@ -284,6 +288,12 @@ class Mount:
             return ""
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
         return "\n".join(["--- the mount's log:", *text])
+
+
+def _run_quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False
+    )
 
 
 def _running() -> list[tuple[psutil.Process, list[str]]]:
