@@ -193,9 +193,12 @@ class Examiner:
         return stat.S_IFMT(st.st_mode) not in (stat.S_IFCHR, stat.S_IFBLK) or st.st_rdev == row.rdev
 
     def _was_dirty(self, row: Row) -> bool:
-        """Of an exact recovery: an entry of it may be pending though its last one is retired."""
-        exact = self._job is not None and self._job.exact
-        return exact and (bool(self.changes.get(row.ino)) or row.stamp is None)
+        """Of a recovery: an entry may be pending though the last one is retired, or lost."""
+        if self._job is None or self._job.kind is not Kind.RECOVERY:
+            return False
+        if self._job.missing:
+            return row.changed > row.retired  # as long as the recovery runs
+        return bool(self.changes.get(row.ino)) or row.stamp is None
 
     def _is_ours(self, row: Row, place: Place, st: os.stat_result) -> bool:
         """Whether home's file is our own push, perhaps cut short: of one that is known to be under

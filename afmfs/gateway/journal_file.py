@@ -144,7 +144,7 @@ def _check(db: sqlite3.Connection, version: int) -> None:
         raise Damaged("it is no journal")
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
-        raise Damaged(found)
+        raise Damaged(found.splitlines()[-1])
 
 
 def _get(db: sqlite3.Connection, key: str) -> str | int | None:

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import MARKER, UNLINKED, Home
 from afmfs.gateway.intents import Intents
 from afmfs.gateway.settle import Settler
@@ -70,6 +71,7 @@ class Strays:
         for ino in sorted(taken, key=lambda ino: self._depth(work, ino)):
             self._put(settler, ino)
         self._intents.say(home, job)
+        Directories(work).finish()
 
     @staticmethod
     def _depth(work: Work, ino: int) -> int:
@@ -186,6 +188,7 @@ class Strays:
         if places:
             st = work.home.lstat(work.directory(waiting[0]), waiting[1])
             settler.move(st, waiting, places[0], IN_THE_WAY)
+            work.touched.add(places[0][0])
 
 
 def _waiting(ino: int) -> bytes:

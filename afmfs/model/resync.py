@@ -11,8 +11,8 @@ moved aside, into home's trash, first:
     the known file    a part, and a manual    MAKE with nulls; the old file goes aside,
                       resync                  as its uncached bytes exist nowhere else
     the known file    no data                 SKIP; PUSH if something of it is pending
-    what is known     anything, and nothing   SKIP
-                      pending, in a recovery
+    what is known     anything, and nothing   SKIP; PUSH the attributes of a directory where
+                      pending, in a recovery  they differ
     another version   data                    MAKE; what is there goes aside
     another version   no data                 ADOPT: the cache takes home's size and times over
     another version   no data, but a pending  MAKE with nulls; what is there goes aside
@@ -129,9 +129,11 @@ def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
         return Verdict(Do.MAKE, cached.gaps, IN_THE_WAY if found else "")
     if job.kind is Kind.FAILOVER and found.equal:
         return Verdict(Do.SKIP)
+    is_directory = cached.kind == stat.S_IFDIR
     if job.kind is Kind.RECOVERY and found.known and not cached.dirty:
-        return Verdict(Do.SKIP)
-    if cached.kind == stat.S_IFDIR:
+        # The times of a directory are those of lost changes to what is in it.
+        return Verdict(Do.PUSH if is_directory and not found.equal else Do.SKIP)
+    if is_directory:
         return Verdict(Do.PUSH)
     if not found.known:
         if cached.without_data and not cached.resized:
