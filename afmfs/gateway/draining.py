@@ -16,12 +16,14 @@ from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
 from afmfs.gateway.landing import pause_ns
-from afmfs.gateway.priority import Decision, Due, Priority, Refusal
+from afmfs.gateway.locate import Locator
+from afmfs.gateway.priority import Decision, Due, Planned, Priority, Refusal, number
 from afmfs.gateway.reconcile import Landed, Reconciler, clear_beside
 from afmfs.gateway.steps import Steps
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import MayEnd
+from afmfs.model.entry import ROOT
 from afmfs.model.resync import Do, Job
 
 ROWS = 1024
@@ -71,7 +73,7 @@ class Draining:
             connection.check(home)
         steps.progress.end()
         steps.point()
-        self._land(landed)
+        self._land(landed, self._above(landed.undecided))
         self._beside = reconciler.beside  # only now: till then they tell what is our own
         return True
 
@@ -103,7 +105,21 @@ class Draining:
                 self._intents.note(job, aside, due.ino)
         return decided
 
-    def _land(self, landed: Landed) -> None:
+    def _above(self, dues: list[Due]) -> list[Planned]:
+        """The directories above some objects, to be looked at once more: one that somebody removed
+        or replaced after its own row was done would keep all that is in it from home for ever."""
+        steps, rows = self._steps, dict[int, Planned]()
+        locator = Locator(steps.view, steps.progress.executed, steps.progress.forgotten)
+        todo = [parent for due in dues for parent, _ in locator.places(due.ino)]
+        while todo:
+            ino = todo.pop()
+            path = locator.directory(ino)
+            if ino != ROOT and ino not in rows and path is not None:
+                rows[ino] = Planned(number(ino, len(path)), ino, 0)
+                todo += [parent for parent, _ in locator.places(ino)]
+        return list(rows.values())
+
+    def _land(self, landed: Landed, above: list[Planned]) -> None:
         refused, undecided = [], []
         for due in landed.undecided:
             self._looks[due.n] = self._looks.get(due.n, 0) + 1
@@ -118,7 +134,7 @@ class Draining:
                 detail = {"inode": due.ino, "errno": trouble.errno, "reason": trouble.reason}
                 self._steps.send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
         self._priority.land(
-            landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes
+            landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes, above
         )
         self._steps.executed += len(landed.done)
         self._steps.progress.recorded(())

@@ -245,11 +245,15 @@ class Examiner:
             raise trouble from exc
 
     def _known(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        """Whether it is the version that is known, or one that holds all that is cached. What a
+        pending change would overwrite is not cached: it may be what makes it another version."""
         work = self.work
         if not expected(work.view, work.progress, row.ino):
             return False  # never seen at home: what is there is somebody else's
         if is_known(work.view, work.progress, work.home.properties, row.ino, st):
             return True
+        if not self.cached(row).valid or work.view.content_entries(row.ino):
+            return False
         try:
             fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
         except OSError as exc:
@@ -258,8 +262,7 @@ class Examiner:
                 return False
             raise trouble from exc
         try:
-            cached = self.cached(row)
-            return bool(cached.valid) and adoptable(work.view, work.progress, row.ino, fd, st)
+            return adoptable(work.view, work.progress, row.ino, fd, st)
         except OSError as exc:
             raise work.trouble(exc, place, Verb.READ) from exc
         finally:

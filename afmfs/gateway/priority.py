@@ -289,9 +289,11 @@ class Priority:
         undecided: Sequence[Due],
         written: Sequence[tuple[int, Ranges, int]],
         holes: Sequence[tuple[int, Ranges]] = (),
+        above: Sequence[Planned] = (),
     ) -> int:
-        """Record what became of some rows; `undecided` are looked at anew. Of `written` files home
-        has these bytes, up to this size; `holes` are bytes that a file has grown by."""
+        """Record what became of some rows; `undecided` are looked at anew, and what is `above` them
+        before. Of `written` files home has these bytes, up to this size; `holes` are bytes that a
+        file has grown by."""
         assert self.job is not None
         job = self.job.id
         for due, decision in done:
@@ -314,6 +316,7 @@ class Priority:
             db.executemany(
                 "UPDATE priority SET verdict=NULL WHERE n=?", [(d.n,) for d in undecided]
             )
+            db.executemany("INSERT OR IGNORE INTO priority (n, ino, bytes) VALUES (?,?,?)", above)
             for r in refused:
                 db.execute(
                     "UPDATE priority SET errno=?, reason=?, tries=?, next_try_ns=?, since_ns=?"
@@ -327,7 +330,7 @@ class Priority:
         self._running = frozenset()
         self.left -= len(done)
         self.bytes_left -= sum(due.bytes for due, _ in done)
-        if self.requeued or refused:
+        if self.requeued or refused or above:
             self._count()
         return seq
 

@@ -248,6 +248,65 @@ def test_a_file_that_was_moved_to_the_place_of_another(mount: FakeMount) -> None
     assert resync(mount) == {ino: "adopted", other: "lost"}
 
 
+# -- versions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_version_that_was_changed_where_a_change_is_pending(mount: FakeMount, cut: bool) -> None:
+    """As long as the known one, and the same where it is cached and clean: what is pending would
+    overwrite what makes it another."""
+    ino = uncached(mount, b"f")
+    mount.put(ino, 0, DATA)
+    mount.update(ino, whole=1)
+    start(mount)
+    if cut:
+        mount.truncate(ino, BLOCK)
+    else:
+        mount.write(ino, BLOCK, b"x" * BLOCK)
+    theirs = DATA[:BLOCK] + b"y" * BLOCK
+    (mount.home / "f").write_bytes(theirs)
+    resync(mount)
+    assert (mount.home / "f").read_bytes() == DATA[:BLOCK] + (b"" if cut else b"x" * BLOCK)
+    assert [path.read_bytes() for path in moved(mount)] == [theirs]
+
+
+def test_a_version_that_holds_all_that_is_cached(mount: FakeMount) -> None:
+    """Somebody's touch: nothing goes aside."""
+    ino = uncached(mount, b"f")
+    mount.put(ino, 0, DATA)
+    mount.update(ino, whole=1)
+    start(mount)
+    os.utime(mount.home / "f", ns=(1, 1))
+    resync(mount)
+    assert moved(mount) == []
+    assert (mount.home / "f").stat().st_mtime_ns == mount.get(ino, "mtime")
+
+
+# -- while a job runs ------------------------------------------------------------------------------
+
+
+def test_a_directory_that_goes_after_its_own_row_was_done(mount: FakeMount) -> None:
+    """It is looked at once more, or what is in it could never come to home."""
+    outside = mount.home.parent / "outside"
+    outside.mkdir()
+    start(mount)
+    new = mount.mkdir(b"d")
+    mount.make(b"f", b"data", parent=mount.mkdir(b"e", new))
+    home, points = mount.home, mount.points
+
+    def swap() -> None:
+        if mount.points > points + 2 and (home / "d/e").exists() and not (home / "x").exists():
+            (home / "d").rename(home / "x")
+            (home / "d").symlink_to(outside)
+
+    mount.on_point = swap
+    resync(mount)
+    assert (home / "x/e").exists()
+    assert (home / "d/e/f").read_bytes() == b"data"
+    assert not (home / "d").is_symlink()
+    assert not list(outside.iterdir())
+
+
 # -- uncached bytes that are null already ----------------------------------------------------------
 
 
