@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from afmfs.cache.blobs import Blobs
+from afmfs.cache.damage import Damage
 from afmfs.cache.inode import Inode
 from afmfs.cache.locks import InodeLocks
 from afmfs.cache.namespace import failed
@@ -49,7 +50,7 @@ class Content(Reading):
         locks: InodeLocks,
         sync_wal: Callable[[], Awaitable[None]],
     ) -> None:
-        super().__init__(blobs, validity)
+        super().__init__(blobs, validity, Damage(store))
         self._store, self._locks, self._sync_wal = store, locks, sync_wal
         self._in_place: dict[int, int] = {}  # inode -> a durable, unretired in-place entry of it
         self._in_reclaim = blobs.in_reclaim
@@ -163,6 +164,8 @@ class Content(Reading):
                 store.counters.cached_bytes += size - inode.size
             else:
                 self._mark(inode, offset, end, size)
+            if inode.ino in self.damage.inos:
+                self.damage.written(inode.ino, offset, end)
             store.save(
                 inode,
                 size=size, gen=inode.gen, mtime=now, ctime=now, changed=number or inode.changed,
@@ -239,6 +242,8 @@ class Content(Reading):
                 self._empty(inode)
             elif size < inode.size:
                 self._shrink(inode, size)
+            if size < inode.size and inode.ino in self.damage.inos:
+                self.damage.written(inode.ino, size, inode.size)
             store.save(
                 inode,
                 size=size, home_valid=min(inode.home_valid, size), changed=number, **changes,

@@ -12,7 +12,7 @@ import logging
 
 import trio
 
-from afmfs.cache.jobs import RECOVERY, put_job, stored_job
+from afmfs.cache.jobs import RECOVERY, Job, put_job, stored_job
 from afmfs.cache.store import Store
 from afmfs.cache.usage import may_be_evicted
 from afmfs.model.entry import Op
@@ -31,30 +31,46 @@ def check(store: Store) -> int:
     is stored, in one transaction. A job that was under way begins anew, under another number: what
     it has planned, and which names it may believe, is another matter now.
     """
-    rows, data = store.execute(
-        'SELECT count(*), total(CASE op WHEN ? THEN "end" - start END) FROM queue', (Op.WRITE,)
-    ).fetchone()
-    old, counters, found = stored_job(store), store.counters, (rows, int(data))
+    counters, found = store.counters, _found(store)
     if (counters.queue_length, counters.bytes_pending) == found:
+        old = stored_job(store)
         return old.bound if old is not None and old.missing else 0
-    missing = counters.queue_length - rows
+    missing = counters.queue_length - found[0]
     reason = f"{missing} entries of the queue were lost"
     if missing <= 0:
         reason = "the queue does not hold the entries that were counted"
     log.error("%s: every changed object is compared with home", reason)
     with store:
-        counters.queue_length, counters.bytes_pending = found
-        job = put_job(
-            store,
-            old.kind if old else RECOVERY,
-            bound=store.entries.last,
-            manual=old is not None and old.manual,
-            keep_uncached=old is not None and old.keep_uncached,
-            reason=f"{old.reason}; {reason}" if old and old.reason else reason,
-            doubt=old.doubt if old else 0,
-            missing=max(missing, 1) + (old.missing if old else 0),
-        )
-    return job.bound
+        count(store)
+        return make_up_for(store, max(missing, 1), reason).bound
+
+
+def _found(store: Store) -> tuple[int, int]:
+    """Entries in the queue, and bytes that they cover."""
+    rows, data = store.execute(
+        'SELECT count(*), total(CASE op WHEN ? THEN "end" - start END) FROM queue', (Op.WRITE,)
+    ).fetchone()
+    return rows, int(data)
+
+
+def count(store: Store) -> None:
+    """Count the queue anew, in the caller's transaction."""
+    store.counters.queue_length, store.counters.bytes_pending = _found(store)
+
+
+def make_up_for(store: Store, missing: int, reason: str) -> Job:
+    """Store a job that makes up for lost entries, in the caller's transaction."""
+    old = stored_job(store)
+    return put_job(
+        store,
+        old.kind if old else RECOVERY,
+        bound=store.entries.last,
+        manual=old is not None and old.manual,
+        keep_uncached=old is not None and old.keep_uncached,
+        reason=f"{old.reason}; {reason}" if old and old.reason else reason,
+        doubt=old.doubt if old else 0,
+        missing=missing + (old.missing if old else 0),
+    )
 
 
 async def retire(store: Store, bound: int) -> None:

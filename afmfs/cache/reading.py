@@ -12,6 +12,7 @@ import os
 import trio
 
 from afmfs.cache.blobs import Blobs
+from afmfs.cache.damage import Damage
 from afmfs.cache.inode import Inode
 from afmfs.cache.validity import Validity
 from afmfs.errors import Damaged
@@ -22,8 +23,8 @@ from afmfs.model.ranges import Ranges
 class Reading:
     """The half of `Content` that changes nothing."""
 
-    def __init__(self, blobs: Blobs, validity: Validity) -> None:
-        self._blobs, self.validity = blobs, validity
+    def __init__(self, blobs: Blobs, validity: Validity, damage: Damage) -> None:
+        self._blobs, self.validity, self.damage = blobs, validity, damage
         self._nowait = os.RWF_NOWAIT
 
     async def read(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
@@ -31,6 +32,8 @@ class Reading:
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""
+        if inode.ino in self.damage.inos:
+            self.damage.check(inode.ino, offset, end)
         fd, gen = self._blobs.descriptor(inode), inode.gen
         if fd is None:
             if gen and self.validity.valid(inode, offset, end):

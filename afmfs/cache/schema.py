@@ -6,7 +6,7 @@ process is the only writer, the gateway reads through a connection of its own.
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 """Format of a cache (`PRAGMA user_version`). An older one is brought up to date when it is opened,
 a newer one is refused."""
 
@@ -88,6 +88,10 @@ CREATE INDEX used_time ON used (time_s);
 INSERT OR IGNORE INTO used
     SELECT ino, CASE WHEN changed THEN ctime / 1e9 ELSE 0 END FROM inode
     WHERE mode & 61440 = 32768 AND size > 0 AND (whole OR gen) AND changed <= retired;
+""",
+    3: """
+-- Bytes that were only here, and that a check has found to be lost: reads of them fail.
+CREATE TABLE damaged (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;
 """,
 }
 """What makes a cache of one version one of the next."""

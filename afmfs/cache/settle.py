@@ -108,6 +108,7 @@ class Settlement:
         if self._store.pending([inode]):
             mtime = inode.mtime  # it may have been set here meanwhile, and then goes to home
         self._content.uncache(inode)
+        self._content.damage.forget(inode.ino)
         self._store.save(
             inode, size=size, mtime=mtime, ctime=time.time_ns(), home_valid=size, whole=size == 0
         )
