@@ -395,16 +395,19 @@ async def test_lost_until_home_has_it(parts: Parts, gateway: Gateway) -> None:  
     assert lost(parts) == []
 
 
-async def test_a_removed_file_is_not_lost_any_more(
+async def test_a_removed_file_stays_lost_for_its_removal(
     parts: Parts,  # noqa: F811
     gateway: Gateway,
 ) -> None:
+    """The gateway is to know that home need not have it; it is counted no longer."""
     inode = parts.uncached(b"f", BLOCK)
     gateway.says(inode.ino, LOST)
     await parts.retirement.take_over()
     assert parts.root
     parts.namespace.remove(parts.root, b"f", directory=False)
-    assert lost(parts) == []
+    assert [ino for ino, _ in lost(parts)] == [inode.ino]
+    counted = "SELECT count(*) FROM lost JOIN inode USING (ino)"
+    assert parts.store.execute(counted).fetchone() == (0,)
 
 
 async def test_inodes_that_are_gone_are_passed_over(
