@@ -86,6 +86,7 @@ class Examiner:
         self.work, self._book = work, book
         self._job = job if job is not None and job.careful else None
         self.changes = changes or {}
+        self._taken: dict[int, int] = {}  # home's inode numbers: who may have taken them over
 
     def case(self, ino: int) -> Case | None:
         """None if home has, and is to have, nothing of the inode: it is gone, not made yet, or
@@ -116,7 +117,10 @@ class Examiner:
         ours = 1 + sum(seen.st is not None and seen.st.st_ino == st.st_ino for seen in others)
         if st.st_nlink <= ours or not self.work.home.properties.stable_inodes:
             return False
-        return self.work.view.is_another(row.ino, st.st_ino)
+        # Till the cache knows of it, what was taken over is known here.
+        taken = {self._taken.setdefault(st.st_ino, row.ino)}
+        taken |= self.work.journal.told_of(st.st_ino)
+        return taken != {row.ino} or self.work.view.is_another(row.ino, st.st_ino)
 
     def _one_object(self, first: Seen, others: list[Seen]) -> bool:
         """Whether home has all names, and one object under them, if it can."""

@@ -130,6 +130,11 @@ class Journal:
         found = self._stamps.get(ino)
         return None if found is None else found[1]
 
+    def told_of(self, home_ino: int) -> set[int]:
+        """The inodes whose unforgotten outcomes tell of home's file of this number."""
+        rows = self.query("SELECT ino FROM outcome WHERE home_ino=?", (home_ino,))
+        return {ino for (ino,) in rows}
+
     def unheld(self, ino: int) -> int | None:
         """The errno of an unforgotten outcome that says that home can't hold something of it."""
         return self._unheld.get(ino)

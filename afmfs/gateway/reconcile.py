@@ -205,12 +205,13 @@ class Reconciler:
         return done
 
     def _adopt(self, row: Row) -> Done:
-        """Home's bytes stay; what is pending of the file's attributes is for them."""
+        """Home's bytes stay; what is pending of the file's attributes is for them. An empty file is
+        all there from now on, and its attributes are the cache's like any other's."""
         case = self._cases.get(row.ino) or self._examiner.case(row.ino)
         first = case.names[0] if case is not None else None
         if case is None or first is None or first.st is None or not stat.S_ISREG(first.st.st_mode):
             raise Surprise("it is gone again")
-        if case.cached.dirty:
+        if case.cached.dirty or not first.st.st_size:
             return self._send(row, Content(attr=True, xattrs=self._keys(row)), self._unasking)
         return Done(self._examiner.stamp(first.st))
 

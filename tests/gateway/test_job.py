@@ -241,6 +241,28 @@ def test_a_file_of_another_name_that_was_linked_in_the_place_of_one(mount: FakeM
     assert mount.get(other, "home_ino") == (mount.home / "g").stat().st_ino
 
 
+def test_two_that_were_linked_to_something_new(mount: FakeMount) -> None:
+    """It is one of them that it is taken over by."""
+    first, second = uncached(mount, b"f"), uncached(mount, b"g")
+    start(mount)
+    for name in ("f", "g"):
+        (mount.home / name).unlink()
+    (mount.home / "f").write_bytes(b"new")
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    assert resync(mount) == {first: "adopted", second: "lost"}
+    assert resync(mount, JOB + 1) == {second: "lost"}
+
+
+def test_a_file_that_was_emptied_at_home(mount: FakeMount) -> None:
+    """Taken over, it is all there: its attributes are the cache's, and no later resync's work."""
+    ino = uncached(mount, b"f")
+    start(mount)
+    (mount.home / "f").write_bytes(b"")
+    (mount.home / "f").chmod(0o600)
+    assert resync(mount) == {ino: "adopted"}
+    assert (mount.home / "f").stat().st_mode == mount.get(ino, "mode")
+
+
 def test_a_file_that_was_moved_to_the_place_of_another(mount: FakeMount) -> None:
     ino, other = uncached(mount, b"f"), uncached(mount, b"g")
     start(mount)
