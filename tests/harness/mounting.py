@@ -236,6 +236,9 @@ class Mount:
     def kill9(self, who: str) -> None:
         """SIGKILL to "mount", "gateway" or "both". A killed mount leaves its mount point dead."""
         gateways = self.gateways()
+        if who == "both":
+            for gateway in gateways:  # else it sees the other's end first, and ends by itself
+                gateway.suspend()
         if who in ("mount", "both"):
             assert self.process is not None
             self.process.kill()

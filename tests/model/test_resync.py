@@ -139,9 +139,10 @@ def objects(draw: st.DrawFn) -> Cached:
     """Files of ten bytes, each of them cached or at home alone; and what is no file."""
     kind, dirty = draw(kinds), draw(st.booleans())
     if kind != FILE:
-        return Cached(kind, dirty=dirty)
+        return Cached(kind, dirty=dirty, unread=kind == DIRECTORY and draw(st.booleans()))
     valid = draw(st.just(()) | spans)
-    return Cached(kind, valid, gaps(valid, 0, SIZE), dirty, dirty and draw(st.booleans()))
+    resized = dirty and draw(st.booleans())
+    return Cached(kind, valid, gaps(valid, 0, SIZE), dirty, resized=resized)
 
 
 found_things = st.none() | st.builds(
@@ -168,22 +169,22 @@ def test_what_is_cached_gets_to_home(cached: Cached, found: Found | None, job: J
     said = verdict(cached, found, job)
     equal = job.kind is Kind.FAILOVER and found is not None and found.equal
     clean = job.kind is Kind.RECOVERY and found is not None and found.known and not cached.dirty
-    if (cached.valid or not cached.gaps) and not equal and not clean:
+    if not cached.without_data and not equal and not clean:
         assert said.do in (Do.MAKE, Do.PUSH)
     if said.do is Do.MAKE:
         assert said.null == cached.gaps  # and so home has ten bytes, each ours or null
 
 
 @given(objects(), found_things, jobs)
-def test_only_a_file_without_data_follows_home_or_is_lost(
+def test_only_what_is_without_data_follows_home_or_is_lost(
     cached: Cached, found: Found | None, job: Job
 ) -> None:
     said = verdict(cached, found, job)
     if said.do in (Do.ADOPT, Do.LOST):
-        assert cached.gaps and not cached.valid
+        assert cached.unread or (cached.gaps and not cached.valid)
         assert said.do is Do.LOST or not cached.resized
     if said.do is Do.LOST:
-        assert found is None or found.kind != FILE
+        assert found is None or found.kind != cached.kind
 
 
 @given(objects(), found_things, jobs)
