@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from afmfs.cache.cached_report import cached_report
 from afmfs.cache.command_line import relative
 from afmfs.cache.event_report import Event, read_events
 from afmfs.cache.inode import Inode
+from afmfs.cache.known_journal import Remembered, key_of
 from afmfs.cache.nulls import Nulls
 from afmfs.cache.schema import INODE_COLUMNS, VERSION
 from afmfs.cache.status import CachedReport, JobStatus, Status, dirty_bytes, with_block
@@ -39,9 +40,15 @@ class OfflineCache:
     """A cache directory, open for reading."""
 
     def __init__(
-        self, path: str, cache: sqlite3.Connection, gateway: sqlite3.Connection | None
+        self,
+        path: str,
+        cache: sqlite3.Connection,
+        gateway: sqlite3.Connection | None,
+        *,
+        lost: bool = False,
     ) -> None:
         self._path, self._cache, self._gateway = path, cache, gateway
+        self._lost = lost  # the journal that the cache works with
         self._nulls = Nulls(lambda: gateway)
         (version,) = cache.execute("PRAGMA user_version").fetchone()
         if version != VERSION:
@@ -59,7 +66,10 @@ class OfflineCache:
         job = self._job()
         facts = Facts(
             mounted=False,
-            recovering=job is not None and job.kind == Kind.RECOVERY,
+            # What the next mount will find as well (lost_entries, journals).
+            recovering=(job is not None and job.kind == Kind.RECOVERY)
+            or self._lost
+            or counters["queue_length"] != self._count_entries(),
             resyncing=job.kind if job and job.kind != Kind.RECOVERY else "",
             job_total=job.total if job else 0,
             job_left=job.left if job else 0,
@@ -183,6 +193,10 @@ class OfflineCache:
             requeued=requeued,
         )
 
+    def _count_entries(self) -> int:
+        (count,) = self._cache.execute("SELECT count(*) FROM queue").fetchone()
+        return int(count)
+
     def _count_requeued(self) -> int:
         if self._gateway is None:
             return 0
@@ -195,12 +209,31 @@ def open_cache(path: str) -> Iterator[OfflineCache]:
     """Open a cache directory for reading. OSError, sqlite3.Error or Damaged if it is none."""
     with closing(_connect(Path(path, "cache.db"))) as cache:
         row = cache.execute("SELECT value FROM fileset WHERE key='home'").fetchone()
-        gateway = Path(path, "gateway", str(row[0] if row else 1), "gateway.db")
-        if not gateway.exists():
-            yield OfflineCache(path, cache, None)
-            return
-        with closing(_connect(gateway)) as connection:
-            yield OfflineCache(path, cache, connection)
+        number = str(row[0] if row else 1)
+        known = cache.execute(
+            "SELECT CAST(value AS TEXT) FROM fileset WHERE key=?", (key_of(number),)
+        ).fetchone()
+        journal = Remembered(*json.loads(known[0])) if known else Remembered()
+        gateway = _journal(Path(path, "gateway", number, "gateway.db"), journal)
+        with closing(gateway) if gateway is not None else nullcontext():
+            yield OfflineCache(path, cache, gateway, lost=gateway is None and bool(journal.id))
+
+
+def _journal(path: Path, known: Remembered) -> sqlite3.Connection | None:
+    """None if there is none, or not the one that the cache works with."""
+    if not path.exists():
+        return None
+    connection = _connect(path)
+    if not known.id:
+        return connection
+    try:
+        said = dict(connection.execute("SELECT key, value FROM state"))
+        if said["journal"] == known.id and said.get("turn", 0) >= known.turn:
+            return connection
+    except (sqlite3.DatabaseError, KeyError):
+        pass  # damaged: the next mount sets it aside
+    connection.close()
+    return None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

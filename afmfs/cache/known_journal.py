@@ -21,15 +21,16 @@ class Remembered(NamedTuple):
     begun: int = 0  # the largest entry that may have been executed at this home
 
 
-def _key(home: int | str) -> str:
+def key_of(home: int | str) -> str:
+    """Its name among the settings."""
     return f"journal/{home}"
 
 
 def remembered(store: Store, home: int | str) -> Remembered:
     """`home` is the number of the home."""
-    return Remembered(*json.loads(store.get(_key(home)) or "[]"))
+    return Remembered(*json.loads(store.get(key_of(home)) or "[]"))
 
 
 def remember(store: Store, home: int | str, journal: Remembered) -> None:
     """In the caller's transaction."""
-    store.put(_key(home), json.dumps(journal))
+    store.put(key_of(home), json.dumps(journal))

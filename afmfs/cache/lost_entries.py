@@ -19,7 +19,7 @@ from afmfs.model.entry import Op
 
 log = logging.getLogger(__name__)
 
-STEP = 4096
+STEP = 1024
 """Inodes looked at in one go; other requests are answered between two."""
 
 

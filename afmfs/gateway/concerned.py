@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from afmfs.gateway.stamp import Stamp
 from afmfs.gateway.view import View
+from afmfs.gateway.work import Work
 from afmfs.model.action import Place
 from afmfs.model.entry import DATA_OPS, Entry
 
@@ -49,9 +50,10 @@ class Claims:
     """Home's objects that inodes of the cache are known to be: by number, where home keeps numbers,
     else by size and time, which many may share."""
 
-    def __init__(self, view: View, *, stable_inodes: bool, grain: int) -> None:
-        self._stable, self._grain = stable_inodes, grain
-        rows = view.each(
+    def __init__(self, work: Work) -> None:
+        properties = work.home.properties
+        self._stable, self._grain = properties.stable_inodes, properties.mtime_ns
+        rows = work.view.each(
             "SELECT home_size, home_mtime, home_ino FROM inode WHERE home_mtime IS NOT NULL"
         )
         self._keys = array("q", sorted(self._key(Stamp(*row)) for row in rows))

@@ -50,7 +50,8 @@ class TryAgain(Exception):
 
 class Fetches:
     """`report` is told of inconsistencies, `send` sends a message with descriptors. `due` tells
-    of an inode that a resync is yet to see to: what contradicts the cache till then is no news."""
+    of an inode that a resync is yet to see to: what contradicts the cache till then is no news.
+    While `astray`, directories may be where nobody knows: what is read could be another's names."""
 
     def __init__(
         self,
@@ -60,12 +61,13 @@ class Fetches:
         send: Send,
         report: Callable[[Inconsistent], None],
         due: Callable[[int], bool] = lambda ino: False,
+        astray: Callable[[], bool] = lambda: False,
         *,
         with_xattrs: bool,
     ) -> None:
         self._view, self._progress, self._contact = view, progress, contact
         self._send, self._report, self._xattrs = send, report, with_xattrs
-        self._due = due
+        self._due, self._astray = due, astray
         self._pool = ThreadPoolExecutor(THREADS, "fetch")
 
     def submit(self, message: Message) -> None:
@@ -224,7 +226,7 @@ class Fetches:
     def _open_directory(self, home: Home, ino: int) -> tuple[Path, int]:
         with self._progress.names.looking():
             path = self._locator().directory(ino)
-            if path is None:
+            if path is None or self._astray():
                 raise TryAgain
             try:
                 return path, home.open_directory(path)

@@ -140,7 +140,7 @@ class _Engine:
         self.contact.up_again = self.replay.wake
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
-            self.replay.due,
+            self.replay.due, self.replay.astray,
             with_xattrs=bool(tunables.get("xattrs", False)),
         )  # fmt: skip
         replay = self.replay

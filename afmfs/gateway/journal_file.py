@@ -120,17 +120,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise Damaged("it is empty")  # to SQLite it would be a new one
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
+        # Another program's is not touched.
+        version = VERSION if new else _version(db, path)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
             db.execute(f"PRAGMA {pragma}")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if new:
-            db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT;")
-            return db
-        if version > VERSION:
-            raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
-        _check(db, version)
-        if version < VERSION:
-            script = "".join(_UPGRADES[number] for number in range(version, VERSION))
+        script = _SCHEMA if new else "".join(_UPGRADES[n] for n in range(version, VERSION))
+        if script:
             db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")
         return db
     except BaseException:
@@ -138,13 +133,18 @@ def _connect(path: Path) -> sqlite3.Connection:
         raise
 
 
-def _check(db: sqlite3.Connection, version: int) -> None:
+def _version(db: sqlite3.Connection, path: Path) -> int:
+    """The format of a journal that is sound."""
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    if version > VERSION:
+        raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     if version == 0 or not tables.issuperset({"flight", "outcome", "requeued", "state"}):
         raise Damaged("it is no journal")
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise Damaged(found.splitlines()[-1])
+    return version
 
 
 def _get(db: sqlite3.Connection, key: str) -> str | int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 
 from afmfs.gateway.concerned import Claims, taken
@@ -22,10 +22,12 @@ from afmfs.model.resync import Job, Kind
 
 
 class Meant:
-    """Of the changes to some names."""
+    """Of the changes to some names. `claims` gives those of the cache's inodes, if need be."""
 
-    def __init__(self, work: Work, job: Job, places: Iterable[Place]) -> None:
-        self._work, self._job, self._places = work, job, places
+    def __init__(
+        self, work: Work, job: Job, places: Iterable[Place], claims: Callable[[Work], Claims]
+    ) -> None:
+        self._work, self._job, self._places, self._claims = work, job, places, claims
         properties = work.home.properties
         self._stable, self._grain = properties.stable_inodes, properties.mtime_ns
 
@@ -95,11 +97,7 @@ class Meant:
         return take(found, stable_inodes=self._stable)
 
     def _taken_for(self, found: os.stat_result) -> bool:
-        return self._take(found) in self._claims
-
-    @cached_property
-    def _claims(self) -> Claims:
-        return Claims(self._work.view, stable_inodes=self._stable, grain=self._grain)
+        return self._take(found) in self._claims(self._work)
 
     @cached_property
     def _taken(self) -> set[Place]:

@@ -32,7 +32,7 @@ from afmfs.gateway.journal import (
 from afmfs.gateway.landing import Landing, land
 from afmfs.gateway.locate import Locator
 from afmfs.gateway.points import Points, Stopped
-from afmfs.gateway.priority import Priority
+from afmfs.gateway.priority import SEEKING, SETTLING, Priority
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.steps import Steps
@@ -165,6 +165,12 @@ class Replay:
     def due(self, ino: int) -> bool:
         """Whether what home has of the inode says nothing now: something is yet to be settled."""
         return self._strange or self.priority.due(ino)
+
+    def astray(self) -> bool:
+        """Whether entries that moved directories may be lost, and what they moved is not in its
+        place yet."""
+        job = self.priority.job
+        return job is not None and job.missing > 0 and self.priority.phase in (SETTLING, SEEKING)
 
     def job_taken(self, job: int) -> None:
         self.jobs.taken(job)

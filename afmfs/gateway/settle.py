@@ -13,6 +13,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable
 
+from afmfs.gateway.concerned import Claims
 from afmfs.gateway.exchange import Exchanger
 from afmfs.gateway.locate import MAX_DEPTH
 from afmfs.gateway.meant import Meant
@@ -44,9 +45,10 @@ class Settler:
         number: Callable[[], int],
         keep: Keep,
         names: Iterable[Place],
+        claims: Callable[[Work], Claims],
     ) -> None:
         self.work, self._job, self._number, self._keep = work, job, number, keep
-        self._exchanger, self._meant = Exchanger(work), Meant(work, job, names)
+        self._exchanger, self._meant = Exchanger(work), Meant(work, job, names, claims)
 
     def settle(self, action: NameAction) -> None:
         """HomeAway; Failed where home refuses for now."""

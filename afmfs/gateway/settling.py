@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from afmfs.gateway.concerned import Claims
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
@@ -9,7 +10,7 @@ from afmfs.gateway.journal import Outcome
 from afmfs.gateway.landing import requeued
 from afmfs.gateway.settle import Settler
 from afmfs.gateway.steps import Steps
-from afmfs.gateway.work import Failed
+from afmfs.gateway.work import Failed, Work
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import apart, plan
 from afmfs.model.entry import DATA_OPS, Entry
@@ -23,15 +24,23 @@ class Settling:
     def __init__(self, steps: Steps, intents: Intents) -> None:
         self._steps, self._intents = steps, intents
         self._after = 0  # entries up to here are settled
+        self._claims: Claims | None = None
 
     def begin(self) -> None:
         """Another job starts."""
-        self._after = 0
+        self._after, self._claims = 0, None
+
+    def _claimed(self, work: Work) -> Claims:
+        """Looked up once: what is listed meanwhile is not where the cache moves names."""
+        if self._claims is None:
+            self._claims = Claims(work)
+        return self._claims
 
     def step(self, job: Job) -> bool:
         """Settle a batch; False if there is none. HomeAway, NoPoint: it is settled again."""
         entries = self._unsettled(job)
         if not entries:
+            self._claims = None
             return False
         # Merged, they would pass over names where home may have what they move.
         batch = apart(entries) if job.careful else plan(entries)
@@ -85,6 +94,7 @@ class Settling:
             self._intents.number,
             lambda aside: self._intents.keep(job, aside),
             {place for action in batch.names for place in action.places},
+            self._claimed,
         )
         failed = []
         self._steps.progress.finish(batch.settled, 0, None)

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from afmfs.gateway.concerned import Claims
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import MARKER, UNLINKED, Home
 from afmfs.gateway.intents import Intents
@@ -66,7 +67,12 @@ class Strays:
             if self._take(work, stray):
                 taken[stray.ino] = None
         settler = Settler(
-            work, job, self._intents.number, lambda aside: self._intents.keep(job, aside), ()
+            work,
+            job,
+            self._intents.number,
+            lambda aside: self._intents.keep(job, aside),
+            (),
+            Claims,
         )
         for ino in sorted(taken, key=lambda ino: self._depth(work, ino)):
             self._put(settler, ino)
