@@ -82,6 +82,21 @@ def _complete_device(
     return [*found, CompletionItem(incomplete, type="dir")]
 
 
+class _Command(click.Command):
+    """A command of the table; its exit status for wrong usage is its own."""
+
+    def __init__(self, command: Command, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._usage = command.usage
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(context, args)
+        except click.UsageError as error:
+            error.show()
+            context.exit(self._usage)
+
+
 def _click_command(command: Command) -> click.Command:
     """The command of the table as click knows commands."""
     parameters: list[click.Parameter] = [
@@ -107,7 +122,8 @@ def _click_command(command: Command) -> click.Command:
             )
         )
     examples = "".join(f"  afmctl afmfs {example}\n" for example in command.examples)
-    return click.Command(
+    return _Command(
+        command,
         command.name,
         params=parameters,
         callback=lambda **values: _invoke(command, values),
@@ -156,7 +172,8 @@ def _invoke(command: Command, values: dict[str, Any]) -> None:
         failure.show()
         context.exit(command.failure)
     except UnknownCommand as error:
-        raise click.UsageError(str(error), context) from None
+        click.UsageError(str(error), context).show()
+        context.exit(command.usage)
 
 
 def _run(request: Request, connect: Callable[[], Access]) -> None:
@@ -176,7 +193,8 @@ main = Afmctl(
     ],
     commands={name: _click_command(command) for name, command in TABLE.items()},
     help="Watch and steer afmfs filesets.\n\nDEVICE is a device's name, a mount point or, for"
-    " getstate, queue, events and cached, the cache directory of a fileset that is not mounted.",
+    " getstate, queue, events, cached and check, the cache directory of a fileset that is not"
+    " mounted.",
     epilog=_EPILOG,
     subcommand_metavar="COMMAND [-j FILESET] [ARGUMENTS]",
     callback=lambda **values: None,

@@ -58,7 +58,7 @@ def find(device: str, fileset: str | None, access: Access) -> Found:
     chosen = _select(device, every) or _select(access.realpath(device), every)
     if not chosen:
         cache = access.realpath(device)
-        if not access.exists(f"{cache}/cache.db"):
+        if not any(access.exists(f"{cache}/{name}") for name in ("cache.db", "blobs")):
             raise NotFound(
                 f"{device!r} is no device, mount point or cache directory; {_list(every)}"
             )

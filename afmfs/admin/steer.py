@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 
 from afmfs.admin.access import Access
+from afmfs.admin.check import check_mounted, check_offline
 from afmfs.admin.evict import evict_command
 from afmfs.admin.find import Fileset, Found, explain, find
 from afmfs.admin.flush import flush_command
@@ -79,6 +80,8 @@ def _at_mount(request: Request, fileset: Fileset, access: Access) -> None:
             evict_command(request, mount, access)
         elif name == "verify":
             verify_command(request, mount, access)
+        elif name == "check":
+            check_mounted(request, mount, access)
         elif name == "failover":
             failover_command(request, mount, access)
         elif "--wait" in request.flags:
@@ -107,9 +110,12 @@ def _offline(request: Request, path: str) -> None:
             f" mount.afmfs none MOUNTPOINT -o cache={shlex.quote(path)}"
         )
     try:
+        if request.command.name == "check":
+            check_offline(request, path)
+            return
         with open_cache(path) as cache:
             _read_offline(request, cache)
-    except BrokenPipeError:
+    except (BrokenPipeError, UnknownCommand):
         raise
     except (OSError, sqlite3.Error, AfmError) as error:
         raise Failure(f"{path}: {error}") from error

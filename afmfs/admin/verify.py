@@ -67,7 +67,7 @@ def _show(request: Request, number: int, mount: Mount, access: Access) -> bool:
 def render_difference(row: Row) -> str:
     """One difference as one line, whatever is in its names."""
     kind = row["difference"]
-    path = "an inode without a name" if row["path"] is None else _plain(row["path"])
+    path = "an inode without a name" if row["path"] is None else plain(row["path"])
     detail = _DETAILS.get(kind, _both)(row)
     return f"{kind:{_WIDTH}} {path}{': ' if detail else ''}{detail}\n"
 
@@ -92,7 +92,7 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun if number == 1 else plural}"
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that stays in its line: a name may hold a newline. Bytes pass as they are."""
     return "".join(
         c if c.isprintable() or "\udc80" <= c <= "\udcff" else ascii(c)[1:-1] for c in text
@@ -100,7 +100,7 @@ def _plain(text: str) -> str:
 
 
 def _both(row: Row) -> str:
-    return f"{_plain(str(row['cache']))} in the cache, {_plain(str(row['home']))} at home"
+    return f"{plain(str(row['cache']))} in the cache, {plain(str(row['home']))} at home"
 
 
 def _times(row: Row) -> str:
@@ -136,6 +136,6 @@ _DETAILS: dict[str, Callable[[Row], str]] = {
     "nulled": _nulled,
     "lost": lambda row: f"home has lost it and nothing is cached, as job {row['job']} found",
     "unrepresentable": lambda row: f"home can't hold it: {row['op']}, {row['errno']}",
-    "in doubt": lambda row: _plain(row["reason"]),
+    "in doubt": lambda row: plain(row["reason"]),
     "extra": lambda row: f"a new name at home ({row['home']})",
 }

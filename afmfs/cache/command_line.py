@@ -52,6 +52,7 @@ class Steered(Protocol):
     async def resync(self, *, keep_uncached: bool) -> None: ...  # durable on return
     async def failover(self, target: str, *, target_only: bool) -> None: ...  # durable on return
     def start_report(self, kind: str, **options: Any) -> int: ...  # its number
+    def start_check(self) -> int: ...  # the number of the report
     def cancel_report(self) -> int: ...  # its number; Refused if none is being made
     def set_auto_resync(self, *, on: bool) -> None: ...  # durable on return
     async def drop(self, number: int) -> None: ...  # Refused if there is none, or it is under way
@@ -96,6 +97,7 @@ class Command:
     not_in: frozenset[State] = frozenset()  # states in which it is refused
     needs_home: bool = False
     failure: int = 1  # exit status of afmctl where it fails, or is refused
+    usage: int = 2  # and where the words make no such command
     resyncs: bool = False  # in NeedsResync it is a request that starts the automatic resync
 
     @property

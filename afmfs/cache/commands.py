@@ -20,6 +20,7 @@ from contextlib import aclosing
 
 from afmfs.cache import (
     callback_commands,
+    check_commands,
     evict_commands,
     resync_commands,
     trash_commands,
@@ -307,6 +308,7 @@ _ALL = (
     *trash_commands.COMMANDS,
     *verify_commands.COMMANDS,
     *evict_commands.COMMANDS,
+    *check_commands.COMMANDS,
     *callback_commands.COMMANDS,
 )
 

@@ -14,10 +14,12 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 import trio
 
+from afmfs.cache import leftovers
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.checkpoint import Checkpointer
 from afmfs.cache.content import Content
@@ -68,7 +70,7 @@ class Fileset(Steering):
     def __init__(self, settings: Settings, start: StartGateway) -> None:
         self.settings = settings
         self._store = store = Store(settings.cache / "cache.db")
-        self._blobs = Blobs(settings.cache, store.entries.take, store.disk)
+        self._blobs = Blobs(settings.cache, partial(leftovers.take, store), store.disk)
         self._blobs.in_reclaim.update(
             ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
         )
@@ -431,10 +433,11 @@ class Fileset(Steering):
             self._checkpointer.close()
             self._usage.write_at_once()
             await self._durable.make()
+            self._blobs.close()
             with self._store as store:
                 store.put("clean", 1)
+                store.put("pool", "[0, 0]")  # nothing of it is left
             await self._durable.sync_wal()
-            self._blobs.close()
             self._store.close()
 
 

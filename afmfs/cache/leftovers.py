@@ -38,6 +38,16 @@ def note(store: Store, numbers: range) -> None:
     store.put(_KEY, json.dumps(pairs))
 
 
+def take(store: Store) -> int:
+    """The number of a blob that is made at once, as none is ready. Noted before there is a file of
+    it: a kill may leave that to nobody. Not inside a transaction."""
+    number = store.entries.take()
+    first, _ = json.loads(store.get("pool") or "[0, 0]")
+    with store:
+        store.put("pool", json.dumps([first or number, number + 1]))
+    return number
+
+
 async def clear(store: Store, blobs: Blobs) -> None:
     """Remove what is nobody's. An error leaves it to the next mount."""
     pending = ranges_of(store)

@@ -24,7 +24,7 @@ NOREPLACE, EXCHANGE = 1, 2
 """Flags of rename, as renameat2(2) has them."""
 
 DIRECTORY_SIZE = 4096
-_SLOTS = 8
+SLOTS = 8
 _ENTER = "INSERT INTO dentry VALUES (?,?,?,?)"
 _ENTER = "INSERT OR IGNORE INTO dentry VALUES (?,?,?,?)"
 _PAGE = (
@@ -78,7 +78,7 @@ class Namespace:
         first = cookie(name)
         row: tuple[int, int] | None = self._store.execute(
             "SELECT cookie, ino FROM dentry WHERE parent=? AND cookie>=? AND cookie<? AND name=?",
-            (parent, first, first + _SLOTS, name),
+            (parent, first, first + SLOTS, name),
         ).fetchone()
         self._asked, self._answer = asked, row
         return row
@@ -104,7 +104,7 @@ class Namespace:
     def enter(self, parent: int, name: bytes, ino: int) -> None:
         """Put a name into a directory where it is not."""
         first = cookie(name)
-        for place in range(first, first + _SLOTS):
+        for place in range(first, first + SLOTS):
             if self._store.execute(_ENTER, (parent, place, name, ino)).rowcount == 1:
                 return
         raise failed(errno.ENOSPC)  # nine names of one 62-bit hash in one directory

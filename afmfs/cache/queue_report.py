@@ -61,7 +61,7 @@ def pages(
     after = 0
     while entries := _entries(cache, after, page):
         after = entries[-1].id
-        paths = _Paths(cache)
+        paths = Paths(cache)
         progress = _Progress(gateway, entries[0].id, after)
         yield [_line(entry, paths, progress, now_ns) for entry in entries]
 
@@ -100,7 +100,7 @@ def _priority(
         (after, page),
     ).fetchall():
         after = rows[-1][0]
-        paths = _Paths(cache)
+        paths = Paths(cache)
         lines = []
         for _, ino, size, verdict, *refused in rows:
             fields: dict[str, Any] = {"queue": "priority", "op": op}
@@ -113,7 +113,7 @@ def _priority(
         yield lines
 
 
-def _line(entry: Entry, paths: _Paths, progress: _Progress, now_ns: int) -> bytes:
+def _line(entry: Entry, paths: Paths, progress: _Progress, now_ns: int) -> bytes:
     fields: dict[str, Any] = {"id": entry.id, "op": describe(entry.op, entry.kind)}
     old, new = _places(entry, paths)
     fields |= path_fields("path", old)
@@ -139,7 +139,7 @@ def rfc3339(time_ns: int) -> str:
 # -- paths ---------------------------------------------------------------------------------------
 
 
-def _places(entry: Entry, paths: _Paths) -> tuple[bytes | None, bytes | None]:
+def _places(entry: Entry, paths: Paths) -> tuple[bytes | None, bytes | None]:
     """Where an entry is about: the names of then, in the directories of now."""
     if entry.op in DATA_OPS or entry.parent is None:
         return paths.of(entry.ino), None
@@ -147,7 +147,7 @@ def _places(entry: Entry, paths: _Paths) -> tuple[bytes | None, bytes | None]:
     return first, None if entry.parent2 is None else paths.join(entry.parent2, entry.name2)
 
 
-class _Paths:
+class Paths:
     """Present paths of inodes; of what has no name any more the one that it had last."""
 
     def __init__(self, cache: sqlite3.Connection) -> None:

@@ -17,7 +17,9 @@ import ctypes
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from afmfs.cache import leftovers, lost_entries
 from afmfs.cache.blobs import Blobs
@@ -55,15 +57,15 @@ def mount_id(path: Path) -> int:
     return int.from_bytes(buffer[144:152], "little") if mask & mnt_id_unique else 0
 
 
-def may_have_lost_writes(store: Store) -> bool:
+def may_have_lost_writes(setting: Callable[..., Any], cache: Path) -> bool:
     """Whether the last stop may have lost what was written after the last durable point.
 
     Not so after a clean stop, nor after a kill on the same boot and mount: the page cache survives.
     """
-    if store.get("clean", 0):
+    if setting("clean", 0) or setting("boot_id") is None:
         return False
-    here = (boot_id(), mount_id(store.path.parent))
-    return here[1] == 0 or (store.get("boot_id"), store.get("mount_id")) != here
+    here = (boot_id(), mount_id(cache))
+    return here[1] == 0 or (setting("boot_id"), setting("mount_id")) != here
 
 
 class Recovery:
@@ -82,7 +84,7 @@ class Recovery:
         """Make the cache fit to be served; whether the last stop was unclean. Durable on return."""
         store = self._store
         unclean = not store.get("clean", 0) and store.get("boot_id") is not None
-        lost = unclean and may_have_lost_writes(store)
+        lost = may_have_lost_writes(store.get, store.path.parent)
         # Before anything is retired, which the counters follow.
         self._retirement.unsure = lost_entries.check(store)
         sound = self._retirement.is_sound()  # if not, the gateway sets it aside
@@ -98,6 +100,7 @@ class Recovery:
             if unclean:  # numbers beyond are not used again; lost rows may have had any of them
                 used = range(first, store.entries.last + 1 if lost else stop)
                 leftovers.note(store, used)
+            store.put("pool", "[0, 0]")
             store.put("clean", 0)
             store.put("boot_id", boot_id())
             store.put("mount_id", mount_id(store.path.parent))

@@ -1,22 +1,27 @@
 """Long read-only reports, as the mount process sees them: asked for, awaited without end, kept.
 
-The gateway makes one at a time, in minutes or in hours; what it found comes as the descriptor of a
-file without a name, which stays readable until the next report is asked for.
+One is made at a time, in minutes or in hours: by the gateway where it is about home, by a thread of
+this process where it is about the cache. What was found is in a file without a name, which stays
+readable until the next report is asked for.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import sqlite3
+import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
 
 from afmfs.cache.queue_report import rfc3339
-from afmfs.errors import Refused
+from afmfs.errors import AfmError, Refused
 from afmfs.gateway.protocol import Message, close_all
 from afmfs.model.states import Link
 
@@ -39,34 +44,85 @@ class Report:
     reason: str = ""
 
 
+Put = Callable[[dict[str, Any]], None]
+"""Takes a row of a report."""
+
+
+class Maker(Protocol):
+    """What makes a report in a thread."""
+
+    def run(self) -> None: ...
+    def end(self) -> None: ...  # from another thread: it is to end soon
+
+
 class ReportDesk:
     def __init__(self, link: GatewayLink) -> None:
         self._link = link
         self._last: Report | None = None
         self._file: int | None = None
+        self._maker: Maker | None = None  # at work in this process
+        self.nursery: trio.Nursery | None = None
         link.takers["reported"] = self._take
 
     def start(self, kind: str, **options: Any) -> int:
         """Have a report made; its number. Refused if one is being made, or nobody can make it."""
-        last = self._last
-        if last is not None and last.running:
-            raise Refused(f"report {last.number} ({last.kind}) is being made; it has to end first")
+        self._admit()
         home = self._link.home
         if home.link is not Link.UP:
             why = f" ({home.reason})" if home.reason else ""
             raise Refused(f"home can't be reached now{why}", errno=errno.EHOSTDOWN)
-        number = last.number + 1 if last else 1
-        self.close()
-        self._last = Report(number, kind, rfc3339(time.time_ns()))
+        number = self._begin(kind).number
         self._link.post({"type": "report", "rid": number, "kind": kind, **options})
         return number
+
+    def start_here(self, kind: str, directory: Path, maker: Callable[[Put], Maker]) -> int:
+        """As `start`, of a report that a thread of this process makes: `maker` is told where its
+        rows go. Its file is made in `directory`."""
+        self._admit()
+        assert self.nursery is not None
+        report = self._begin(kind)
+        self.nursery.start_soon(self._make, report, directory, maker)
+        return report.number
+
+    def _admit(self) -> None:
+        last = self._last
+        if last is not None and last.running:
+            raise Refused(f"report {last.number} ({last.kind}) is being made; it has to end first")
+
+    def _begin(self, kind: str) -> Report:
+        number = self._last.number + 1 if self._last else 1
+        self.close()
+        self._last = Report(number, kind, rfc3339(time.time_ns()))
+        return self._last
+
+    async def _make(self, report: Report, directory: Path, maker: Callable[[Put], Maker]) -> None:
+        with tempfile.TemporaryFile(dir=directory) as file:
+
+            def put(row: dict[str, Any]) -> None:
+                if "summary" in row:
+                    row = {"report": report.number, **row}
+                file.write(json.dumps(row).encode() + b"\n")
+
+            self._maker = maker(put)
+            try:
+                await trio.to_thread.run_sync(self._maker.run, abandon_on_cancel=True)
+                file.flush()
+                self._file = os.dup(file.fileno())
+            except (OSError, sqlite3.Error, AfmError) as exc:
+                report.errno, report.reason = errno.EIO, str(exc)
+            finally:
+                self._maker.end()
+                self._maker, report.running = None, False
 
     def cancel(self) -> int:
         """Have the running report ended; its number. Refused if there is none."""
         last = self._last
         if last is None or not last.running:
             raise Refused("no report is being made")
-        self._link.post({"type": "cancel_report", "rid": last.number})
+        if self._maker is not None:
+            self._maker.end()
+        else:
+            self._link.post({"type": "cancel_report", "rid": last.number})
         return last.number
 
     def _take(self, message: Message, fds: list[int]) -> None:
@@ -84,7 +140,7 @@ class ReportDesk:
     def ended(self) -> None:
         """The gateway has ended, and with it what it was making."""
         last = self._last
-        if last is not None and last.running:
+        if last is not None and last.running and self._maker is None:
             last.running, last.errno, last.reason = False, errno.EIO, "the gateway ended"
 
     def shown(self) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import trio
 from afmfs.cache import leftovers
 from afmfs.cache.automatic import Automatic
 from afmfs.cache.callbacks import Callbacks
+from afmfs.cache.check.live import LiveCheck
 from afmfs.cache.commands import execute
 from afmfs.cache.jobs import RESYNC
 from afmfs.cache.moving import Moving
@@ -108,6 +109,13 @@ class Steering(Moving):
         """Have a long report made; its number. It is read from `report_lines`."""
         return self.reports.start(kind, **options)
 
+    def start_check(self) -> int:
+        """Have the cache checked beside its work; the number of the report."""
+        cache = self.settings.cache
+        return self.reports.start_here(
+            "check", cache, lambda put: LiveCheck(cache, put, lambda reason: None)
+        )
+
     def cancel_report(self) -> int:
         """Have the report ended that is being made; its number."""
         return self.reports.cancel()
@@ -164,6 +172,7 @@ class Steering(Moving):
         nursery.start_soon(self.callbacks.run)
         nursery.start_soon(self._automatic.run)
         nursery.start_soon(self._fill_pool)
+        self.reports.nursery = nursery
         nursery.start_soon(leftovers.clear, self._store, self._blobs)
 
     def _before_point(self) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from afmfs.cache import durable as durable_module
+from afmfs.cache import leftovers
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.content import Content
 from afmfs.cache.durable import Durable
@@ -84,7 +86,7 @@ class Parts:
         RecordingStore.calls = RecordingBlobs.calls = self.calls
         RecordingStore.kill_at = RecordingBlobs.kill_at = self.kill_at
         self.store = store = RecordingStore(place / "cache.db")
-        self.blobs = RecordingBlobs(place, store.entries.take, store.disk)
+        self.blobs = RecordingBlobs(place, partial(leftovers.take, store), store.disk)
         self.blobs.in_reclaim.update(
             ino for (ino,) in store.execute("SELECT ino FROM reclaim WHERE start > 0")
         )

@@ -18,6 +18,7 @@ from afmfs.cache.settings import prepare
 from afmfs.gateway import protocol
 from afmfs.gateway.gateway import Gateway
 from afmfs.model.tunables import MountOptions, parse
+from tests.harness.checking import assert_sound
 
 T = TypeVar("T")
 
@@ -62,6 +63,7 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._error: BaseException | None = None
+        self.checks = True  # after each stop; not for a test that damages the cache
 
     def start(self) -> None:
         self._ready.clear()
@@ -97,6 +99,8 @@ class Engine:
         assert not self._thread.is_alive(), "the fileset does not close"
         self._thread = None
         self._raise_error()
+        if self.checks:
+            assert_sound(self.cache)
 
     def _raise_error(self) -> None:
         error, self._error = self._error, None

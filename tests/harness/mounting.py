@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from tests.harness.checking import assert_sound
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 START_SECONDS = 20.0
@@ -130,6 +132,7 @@ class Mount:
         self.process: subprocess.Popen[bytes] | None = None
         self._dog: Watchdog | None = None
         self._fired = False
+        self.checks = True  # after each end; not for a test that damages the cache
         self.point.mkdir(parents=True, exist_ok=True)
 
     # --- life
@@ -196,6 +199,8 @@ class Mount:
         assert status == 0, f"the mount process ended with {status}\n{self.log_tail()}"
         ended = lambda: not any(map(is_alive, gateways))  # noqa: E731
         wait_until(ended, STOP_SECONDS, "a clean stop ends the gateway")
+        if self.checks:
+            assert_sound(self.cache)
 
     def remount(self, *more: str) -> None:
         self.unmount()
@@ -248,6 +253,8 @@ class Mount:
         if who in ("gateway", "both"):
             for gateway in gateways:
                 _kill(gateway)
+        if self.process is None and self.checks:
+            assert_sound(self.cache)
 
     # --- steering
 

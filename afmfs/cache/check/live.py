@@ -1,0 +1,81 @@
+"""Checking a cache beside the mount process that works with it: in a thread, at half its speed.
+
+Reads through a connection of its own, page by page, and rests after each as long as it took. What a
+moment's look could be wrong about (a blob that comes or goes) is looked at twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from afmfs.cache.check import databases, walk
+from afmfs.cache.check.databases import Unusable, open_for_check
+from afmfs.cache.check.report import finding_row, summary_row
+from afmfs.cache.check.source import Source
+from afmfs.model.findings import Finding, Tally
+
+LONGEST_REST_S = 1.0
+
+
+class LiveCheck:
+    """One check. `put` hears of each row, and at last of the summary; `damaged` of what proves that
+    cache.db itself is damaged."""
+
+    def __init__(
+        self, cache: Path, put: Callable[[dict[str, Any]], None], damaged: Callable[[str], None]
+    ) -> None:
+        self._cache, self._put, self._damaged = cache, put, damaged
+        self._ended = threading.Event()
+        self._db: sqlite3.Connection | None = None
+        self._tally = Tally()
+
+    def run(self) -> None:
+        """For a thread. sqlite3.Error or OSError where it can't go on."""
+        try:
+            db = open_for_check(self._cache)
+        except Unusable as trouble:
+            self._tell_damage(databases.file_finding(trouble))
+        else:
+            with closing(db):
+                self._db = db
+                self._check(Source(self._cache, db, live=True))
+        self._put(summary_row(self._tally))
+
+    def end(self) -> None:
+        """From any thread: it ends soon, with an error."""
+        self._ended.set()
+        if self._db is not None:
+            self._db.interrupt()
+
+    def _check(self, source: Source) -> None:
+        began = time.monotonic()
+        files = walk.tables(source)
+        for finding in files:
+            if finding.mend is None:
+                self._tell_damage(finding)
+            else:
+                self._tell(finding)
+        if not all(finding.mend for finding in files):
+            return
+        for page in chain(walk.ground(source), walk.content(source)):
+            for finding in page:
+                self._tell(finding)
+            took = time.monotonic() - began
+            if self._ended.wait(min(took, LONGEST_REST_S)):
+                raise sqlite3.OperationalError("it was ended")
+            began = time.monotonic()
+
+    def _tell(self, finding: Finding) -> None:
+        self._tally.add(finding, repaired=False)
+        self._put(finding_row(finding))
+
+    def _tell_damage(self, finding: Finding) -> None:
+        self._tell(finding)
+        self._damaged(finding.text)

@@ -1,0 +1,373 @@
+"""What a check may change. Each method is one repair, in the caller's transaction.
+
+Nothing is invented: clean bytes that can't be trusted are unmarked, and come from home again; what
+was only here and is gone is recorded as lost, so that nobody reads zeros in its place, and none are
+sent over what home has. What nobody knows the place of is kept in a lost+found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from afmfs.cache import lost_entries
+from afmfs.cache.blobs import blob_name
+from afmfs.cache.check import journal_rows
+from afmfs.cache.check.adoption import Adoption
+from afmfs.cache.check.numbers import used_numbers
+from afmfs.cache.check.tables import index_sql
+from afmfs.cache.damage import Damage
+from afmfs.cache.event_report import insert_event
+from afmfs.cache.inode import LISTED, UNREAD, Inode
+from afmfs.cache.namespace import Namespace, cookie
+from afmfs.cache.queue_report import Paths
+from afmfs.cache.store import RESERVED, Store
+from afmfs.cache.usage import may_be_evicted
+from afmfs.cache.validity import Validity
+from afmfs.model import blocks, ranges
+from afmfs.model.entry import FIRST_INO, ROOT, Op
+from afmfs.model.ranges import Ranges
+from afmfs.model.soundness import Map, map_ranges
+
+LOST_FOUND = "lost+found"
+"""Below the cache's directory: blobs that no inode has."""
+
+
+def doing(method: Callable[..., None], *values: Any) -> Callable[[Any], None]:
+    """The repair of one finding: a method of Repair, and what it is to be called with."""
+    return lambda repair: method(repair, *values)
+
+
+class Repair:
+    def __init__(self, store: Store, block: int) -> None:
+        self._store, self._block = store, block
+        self._validity = Validity(store, block)
+        self._namespace = Namespace(store, lambda ino: False, self._validity)
+        self._adoption = Adoption(store, self._namespace)
+        self._damage = Damage(store)
+        self._missing = 0  # entries of the queue that a job has to make up for
+        self._lost_bytes: list[int] = []  # inodes of which something is lost
+        self.dropped: list[int] = []  # entries
+
+    def finish(self) -> None:
+        """What follows from all of it, at the end."""
+        self.recount()
+        if self._missing:
+            lost_entries.make_up_for(
+                self._store, self._missing, f"a check found {self._missing} lost changes"
+            )
+        if self._lost_bytes:
+            self._hold()
+
+    def _hold(self) -> None:
+        """What is pending may replace at home what was lost here: it waits until somebody has
+        looked, and then for a resync, which keeps what it replaces in the trash."""
+        number = len(set(self._lost_bytes))
+        reason = f"bytes of {number} file{'s' * (number > 1)} were lost here, see the events"
+        self._store.put("stopped", 1)
+        if not self._store.get("needs_resync"):
+            self._store.put("needs_resync", reason)
+            self._store.put("needs_resync_at", self._store.entries.last)
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def set_columns(self, ino: int, columns: dict[str, int]) -> None:
+        sets = ",".join(f"{key}=?" for key in columns)
+        self._store.execute(f"UPDATE inode SET {sets} WHERE ino=?", (*columns.values(), ino))
+        self._store.drop(ino)
+
+    def delete(self, table: str, where: str, *values: Any) -> None:
+        self._store.execute(f"DELETE FROM {table} WHERE {where}", values)
+
+    def remove_inode(self, ino: int) -> None:
+        """The row, and what hangs on it. Its names go with the next look."""
+        for table in ("inode", "blockmap", "span", "fresh", "xattr", "used"):
+            self.delete(table, "ino IS ?", ino)
+        self._store.drop(ino)
+
+    def make_index(self, name: str) -> None:
+        self._store.execute(index_sql(name))
+
+    def forget_setting(self, key: str) -> None:
+        self.delete("fileset", "key=?", key)
+
+    def recount(self) -> None:
+        """Objects and cached bytes, as they are."""
+        store = self._store
+        (inodes,) = store.execute("SELECT count(*) FROM inode").fetchone()
+        cached = 0
+        rows = store.db.execute(
+            "SELECT ino, size, whole FROM inode WHERE mode & 61440 = 32768 AND (whole OR gen)"
+        )
+        for ino, size, whole in rows:
+            if whole:
+                cached += size
+                continue
+            chunks = dict(store.db.execute("SELECT chunk, bits FROM blockmap WHERE ino=?", (ino,)))
+            cached += ranges.total(map_ranges(Map(chunks, []), size, self._block))
+        store.counters.inodes, store.counters.cached_bytes = inodes, cached
+
+    def recount_all(self) -> None:
+        """A row of counters that is missing, or was one too many."""
+        self._store.execute("DELETE FROM counters")
+        self._store.execute("INSERT INTO counters VALUES (0, 0, 0, 0)")
+        lost_entries.count(self._store)
+        self.recount()
+        row = self._store.counters.row()
+        self._store.execute(
+            "UPDATE counters SET queue_length=?,bytes_pending=?,cached_bytes=?,inodes=?", row
+        )
+
+    # -- names -----------------------------------------------------------------------------------
+
+    def remove_name(self, parent: Any, place: Any) -> None:
+        self.delete("dentry", "parent IS ? AND cookie IS ?", parent, place)
+
+    def remove_names(self, places: Iterable[tuple[int, int]]) -> None:
+        for parent, place in places:
+            self.remove_name(parent, place)
+
+    def place_name(self, parent: int, place: int) -> None:
+        """To where a look-up finds it, unless the directory has the name there."""
+        row = self._store.execute(
+            "SELECT name, ino FROM dentry WHERE parent=? AND cookie=?", (parent, place)
+        ).fetchone()
+        if row is None:
+            return
+        self.remove_name(parent, place)
+        first = cookie(row[0])
+        there = self._store.execute(
+            "SELECT 1 FROM dentry WHERE parent=? AND cookie>=? AND cookie<? AND name=?",
+            (parent, first, first + 8, row[0]),
+        ).fetchone()
+        if not there:
+            self._namespace.enter(parent, row[0], row[1])
+
+    def adopt_orphan(self, ino: int) -> None:
+        """A name in lost+found if anything of it, or below it, is only here; else it goes."""
+        inode = self._store.inode(ino)
+        if inode is not None and not self._adoption.drop_if_clean(inode):
+            self._adoption.adopt(inode)
+            self._missing += 1
+
+    def reread(self, ino: int) -> None:
+        """A directory that was never read has names: what is clean of them goes, and if nothing is
+        left it is read from home. Else it counts as read."""
+        inode = self._store.inode(ino)
+        if inode is None:
+            return
+        for (child,) in self._store.execute(
+            "SELECT ino FROM dentry WHERE parent=?", (ino,)
+        ).fetchall():
+            below = self._store.inode(child)
+            if below is not None and self._adoption.drop_if_clean(below):
+                self.delete("dentry", "parent=? AND ino=?", ino, child)
+        left = self._store.execute("SELECT 1 FROM dentry WHERE parent=?", (ino,)).fetchone()
+        self._store.save(inode, listed=LISTED if left else UNREAD)
+
+    def plant(self, ino: int) -> None:
+        """The root, or the hidden directory. The root's attributes come with the next change."""
+        mode = 0o40755 if ino == ROOT else 0o40700
+        listed = UNREAD if ino == ROOT else LISTED
+        self._store.add(
+            Inode(ino, mode, os.geteuid(), os.getegid(), 0, 2, 0, 0, 0, 0, listed=listed)
+        )
+        below = "SELECT 1 FROM dentry WHERE parent=?"
+        if ino == ROOT and self._store.execute(below, (ROOT,)).fetchone():
+            self.set_columns(ROOT, {"listed": LISTED})
+
+    # -- bytes -----------------------------------------------------------------------------------
+
+    def lose(self, ino: int, gone: Ranges, lost: Ranges) -> None:
+        """The bytes `gone` are not in the blob any more; `lost` of them are nowhere."""
+        store, inode = self._store, self._store.inode(ino)
+        if inode is None:
+            return
+        for start, end in gone:
+            self._validity.unmark(inode, start, end)
+        for start, end in lost:
+            self._cut_entries(ino, start, end)
+        path = store.path.parent / "blobs" / blob_name(inode.gen)
+        if path.exists():
+            os.truncate(path, max(path.stat().st_size, blocks.blob_length(inode.size)))
+        elif inode.gen:
+            store.save(inode, gen=0, whole=inode.size == 0)
+        if lost:
+            self._damage.add(inode, lost)
+            self._lost_bytes.append(ino)
+            text = os.fsdecode(self._path(ino))
+            insert_event(store.db, "afmDamaged", {"path": text, "ino": ino, "lost": lost})
+        may_be_evicted(store, [inode])
+
+    def _path(self, ino: int) -> bytes:
+        return Paths(self._store.db).of(ino) or b"#%d" % ino
+
+    def _cut_entries(self, ino: int, start: int, end: int) -> None:
+        """What is pending of [start, end) is dropped; the rest of its entries stays."""
+        store = self._store
+        rows = store.execute(
+            'SELECT id, start, "end" FROM queue WHERE op=? AND ino=? AND start<? AND "end">?',
+            (int(Op.WRITE), ino, end, start),
+        ).fetchall()
+        for number, first, last in rows:
+            left = ranges.subtract(((first, last),), start, end)
+            store.counters.bytes_pending -= last - first - ranges.total(left[:1])
+            if left:  # a blob is lost as a whole, or from somewhere on
+                store.execute('UPDATE queue SET start=?, "end"=? WHERE id=?', (*left[0], number))
+            else:
+                self._drop([number])
+
+    def give_up_blob(self, ino: int) -> None:
+        """Nothing in the inode's blob is believed."""
+        inode = self._store.inode(ino)
+        if inode is None:
+            return
+        valid = self._validity.valid(inode, 0, inode.size)
+        rows = self._store.execute(
+            'SELECT start, "end" FROM queue WHERE op=? AND ino=?', (int(Op.WRITE), ino)
+        )
+        dirty = ranges.union(rows)
+        lost = tuple(part for a, b in valid for part in ranges.within(dirty, a, b))
+        gen = inode.gen
+        self._store.save(inode, gen=0)
+        self.lose(ino, valid, lost)
+        self.set_aside(os.path.dirname(blob_name(gen)), os.path.basename(blob_name(gen)))
+
+    def rewrite_map(self, ino: int) -> None:
+        """The same bytes, as the rows should say it."""
+        inode = self._store.inode(ino)
+        if inode is None or inode.whole:
+            return
+        chunks = dict(
+            self._store.execute("SELECT chunk, bits FROM blockmap WHERE ino=?", (ino,)).fetchall()
+        )
+        spans = self._store.execute("SELECT start, end FROM span WHERE ino=?", (ino,)).fetchall()
+        self._write_map(inode, map_ranges(Map(chunks, spans), inode.size, self._block))
+
+    def _write_map(self, inode: Inode, valid: Ranges) -> None:
+        for table in ("blockmap", "span"):
+            self.delete(table, "ino=?", inode.ino)
+        for start, end in valid:
+            self._validity.mark(inode, start, end, inode.size)
+
+    def map_of_whole(self, ino: int) -> None:
+        """It counts as whole, and has a map: the map, and what is pending, is believed."""
+        inode = self._store.inode(ino)
+        if inode is None:
+            return
+        self._store.save(inode, whole=False)
+        self.rewrite_map(ino)
+        for start, end in self._store.execute(
+            'SELECT start, "end" FROM queue WHERE op=? AND ino=?', (int(Op.WRITE), ino)
+        ).fetchall():
+            if start < min(end, inode.size):
+                self._validity.mark(inode, start, min(end, inode.size), inode.size)
+
+    def disbelieve_fetched(self) -> None:
+        self.delete("fresh", "1")
+        self.disbelieve_last()
+
+    def disbelieve_last(self) -> None:
+        """The next mount goes to work as after a power loss."""
+        self._store.put("clean", 0)
+        self._store.put("boot_id", "not known")
+
+    def set_aside(self, shard: str, name: str) -> None:
+        """Keep a blob that no inode has."""
+        cache = self._store.path.parent
+        source, directory = cache / "blobs" / shard / name, cache / LOST_FOUND
+        directory.mkdir(mode=0o700, exist_ok=True)
+        target = _free(directory, f"blob-{shard}-{name}")
+        if source.exists():
+            os.rename(source, target)
+
+    # -- the queue -------------------------------------------------------------------------------
+
+    def lose_entries(self, numbers: Sequence[int]) -> None:
+        """Entries that nobody can make sense of go, and what they may have said is found out."""
+        self.delete("queue", "id IN (SELECT value FROM json_each(?))", json.dumps(list(numbers)))
+        lost_entries.count(self._store)
+        self.dropped += numbers
+        self._missing += len(numbers)
+
+    def _drop(self, numbers: Sequence[int]) -> None:
+        """Entries of which nothing is left to be sent. (Their bytes are counted by the caller.)"""
+        text = json.dumps(list(numbers))
+        gone = self._store.execute(
+            "DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?)) RETURNING id, ino",
+            (text,),
+        ).fetchall()
+        self._store.counters.queue_length -= len(gone)
+        self.dropped += [number for number, _ in gone]
+        for ino in {ino for _, ino in gone}:
+            self._settle_changed(ino)
+
+    def _settle_changed(self, ino: int) -> None:
+        """The last change of an inode is the last one that is left."""
+        inode = self._store.inode(ino)
+        if inode is None or inode.changed <= inode.retired:
+            return
+        (last,) = self._store.execute(
+            "SELECT max(id) FROM queue WHERE ino=?1 OR ino2=?1", (ino,)
+        ).fetchone()
+        self._store.save(inode, changed=max(inode.retired, last or 0))
+
+    def drop_entries_of(self, ino: int) -> None:
+        rows = self._store.execute("DELETE FROM queue WHERE ino=? RETURNING id", (ino,)).fetchall()
+        self.dropped += [number for (number,) in rows]
+        lost_entries.count(self._store)
+
+    def missing_entry(self, ino: int) -> None:
+        """The inode changed, and no entry says so: a job sends it again."""
+        inode = self._store.inode(ino)
+        if inode is not None:
+            if inode.changed <= inode.retired:
+                self._store.save(inode, changed=self._adoption.number())
+            self._missing += 1
+
+    def entries_were_lost(self) -> None:
+        self._missing += 1
+        lost_entries.count(self._store)
+
+    def entries_are_missing(self, numbers: Sequence[int]) -> None:
+        self._missing += len(numbers)
+
+    # -- an older database -----------------------------------------------------------------------
+
+    def go_on_beyond(self) -> None:
+        """Numbers that may have been used are never used again. Executed ones are known to home."""
+        store = self._store
+        ino, number = used_numbers(store.db)
+        number = max(number, self._largest_blob(), self._largest_executed())
+        for key, last in (("ino_limit", ino), ("entry_limit", number)):
+            limit = store.get(key)
+            known = limit if type(limit) is int else FIRST_INO
+            store.put(key, max(known, last + 1) + RESERVED)
+        self.disbelieve_last()
+
+    def _largest_executed(self) -> int:
+        home = self._store.get("home", 1)
+        return journal_rows.largest_entry(
+            self._store.path.parent / "gateway" / str(home) / "gateway.db"
+        )
+
+    def _largest_blob(self) -> int:
+        largest = 0
+        for path in (self._store.path.parent / "blobs").glob("??/*"):
+            try:
+                largest = max(largest, int(path.name, 16))
+            except ValueError:
+                continue
+        return largest
+
+
+def _free(directory: Path, name: str) -> Path:
+    """A path there that nothing has."""
+    path, number = directory / name, 1
+    while os.path.lexists(path):
+        number += 1
+        path = directory / f"{name}.{number}"
+    return path

@@ -1,0 +1,139 @@
+"""One check of a cache that nobody works with, from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import chain
+from pathlib import Path
+
+from afmfs.cache.check import databases, journal_rows, salvage, walk
+from afmfs.cache.check.databases import Unusable, open_for_check
+from afmfs.cache.check.repair import Repair
+from afmfs.cache.check.source import Source
+from afmfs.cache.store import Numbers, Store
+from afmfs.errors import Damaged
+from afmfs.model.entry import FIRST_INO
+from afmfs.model.findings import Finding, Tally
+
+Told = Callable[[Finding, bool], None]
+"""Hears of each finding, and whether it was repaired."""
+
+ROUNDS = 5
+"""One repair may bring out what another has to mend, so all is gone through again."""
+
+
+Pulse = Callable[[], None]
+"""Called now and then: it goes on."""
+
+
+def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
+    """Check, changing nothing."""
+    tally = Tally()
+
+    def tell(finding: Finding) -> None:
+        tally.add(finding, repaired=False)
+        told(finding, False)
+
+    try:
+        db = open_for_check(cache)
+    except Unusable as trouble:
+        tell(databases.file_finding(trouble))
+        return tally
+    with closing(db):
+        source = Source(cache, db, live=False)
+        files = walk.tables(source)
+        for finding in files:
+            tell(finding)
+        if all(finding.mend for finding in files):  # else nothing that is read can be believed
+            for page in chain(walk.ground(source), walk.content(source)):
+                pulse()
+                for finding in page:
+                    tell(finding)
+    return tally
+
+
+class Mending:
+    """Check, and repair what can be repaired."""
+
+    def __init__(self, cache: Path, told: Told, pulse: Pulse = lambda: None) -> None:
+        self._cache, self._told, self._pulse = cache, told, pulse
+        self._seen: set[str] = set()
+        self.tally = Tally()
+
+    def run(self) -> Tally:
+        later = self._files()
+        store = Store(self._cache / "cache.db")
+        try:
+            for _ in range(ROUNDS):
+                if not self._round(store, later):
+                    break
+                later = []
+            store.sync_wal()
+        finally:
+            store.close()
+        left = look(self._cache, self._told, self._pulse)
+        self.tally.left = left.left
+        return self.tally
+
+    def _files(self) -> list[Finding]:
+        """cache.db as a file, rebuilt if need be; what is to be mended in its tables."""
+        cache = self._cache
+        try:
+            with closing(open_for_check(cache)) as db:
+                found = walk.tables(Source(cache, db, live=False))
+        except Unusable as trouble:
+            found = [databases.file_finding(trouble)]
+        if any(finding.kind == databases.LOG for finding in found):
+            salvage.keep_log(cache)
+        beyond = [finding for finding in found if finding.mend is None]
+        if beyond:
+            salvage.rebuild(cache)
+            for finding in beyond:
+                self._tell(finding)
+        return [finding for finding in found if finding.mend is not None]
+
+    def _round(self, store: Store, later: Iterable[Finding]) -> bool:
+        """Whether anything was mended that was not before."""
+        source = Source(self._cache, store.db, live=False)
+        repair = Repair(store, source.block)
+        mended = self._mend(store, repair, later)
+        for page in walk.ground(source):
+            mended |= self._mend(store, repair, page)
+        store.entries = Numbers(store, "entry_limit", 1)
+        store.inos = Numbers(store, "ino_limit", FIRST_INO)
+        store.entries.reserve()
+        store.inos.reserve()
+        for page in walk.content(source):
+            mended |= self._mend(store, repair, page)
+        if mended:
+            with store:
+                repair.finish()
+            store.sync_wal()
+            journal_rows.forget(source.journal, repair.dropped)
+        return mended
+
+    def _mend(self, store: Store, repair: Repair, found: Iterable[Finding]) -> bool:
+        mended = False
+        self._pulse()
+        for finding in found:
+            if finding.mend is None or _name(finding) in self._seen:
+                continue
+            try:
+                with store:
+                    finding.mend(repair)
+            except Damaged:
+                continue  # it is found again at the end
+            mended = True
+            self._tell(finding)
+        return mended
+
+    def _tell(self, finding: Finding) -> None:
+        self._seen.add(_name(finding))
+        self.tally.add(finding, repaired=True)
+        self._told(finding, True)
+
+
+def _name(finding: Finding) -> str:
+    return json.dumps([finding.kind, finding.ino, finding.text])
