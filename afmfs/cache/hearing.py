@@ -193,15 +193,14 @@ class Hearing:
 
     async def _on_inconsistent(self, message: Message) -> None:
         """Durable before anything else is replayed; the gateway waits for `run`."""
-        new = not self.needs_resync
-        with self._store as store:
-            if new:
-                store.put("needs_resync", f"{message['path']}: {message['reason']}")
+        path, reason = message["path"], message["reason"]
+        if not self.needs_resync:  # who goes on reading what was changed finds it again and again
+            with self._store as store:  # the state is never seen without its event
+                store.put("needs_resync", f"{path}: {reason}")
                 store.put("needs_resync_at", store.entries.last)
+                insert_event(store.db, "afmNeedsResync", {"path": path, "reason": reason})
         await self._durable.sync_wal()
         self.post_run()
-        if new:  # who goes on reading what was changed finds it again and again
-            self.record_event("afmNeedsResync", path=message["path"], reason=message["reason"])
         self._end_recovery(self.needs_resync)
 
     async def _on_progress(self, message: Message) -> None:
