@@ -103,10 +103,14 @@ class Examiner:
         if first.found and first.found.equal and not self._one_object(first, others):
             first = first._replace(found=first.found._replace(equal=False))
         cached = self.cached(row)
-        if first.found and not first.found.known and cached.without_data:
+        if first.found and cached.without_data and not self._is_certain(row, first.found):
             another = self._is_another(row, first, others)
             first = first._replace(found=first.found._replace(another=another))
         return Case(row, cached, (first, *others))
+
+    def _is_certain(self, row: Row, found: Found) -> bool:
+        """Whether it is the file's own version: one that was lost may have become another's."""
+        return found.known and not self.work.view.is_lost(row.ino)
 
     def _is_another(self, row: Row, first: Seen, others: list[Seen]) -> bool:
         """Whether what is found in a file's place is a file that the cache knows as another one,

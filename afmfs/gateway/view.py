@@ -282,7 +282,9 @@ class View:
         """Whether home's file of this number is a version of another inode. Looks at all of them:
         for rare cases."""
         row = self._db.execute(
-            "SELECT 1 FROM inode WHERE home_ino=? AND ino<>? AND nlink>0 LIMIT 1", (home_ino, ino)
+            "SELECT 1 FROM inode WHERE home_ino=? AND ino<>? AND nlink>0"
+            " AND NOT EXISTS (SELECT 1 FROM lost WHERE lost.ino=inode.ino) LIMIT 1",
+            (home_ino, ino),
         ).fetchone()
         return row is not None
 

@@ -135,9 +135,11 @@ def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
         return Verdict(Do.PUSH if is_directory and not found.equal else Do.SKIP)
     if is_directory:
         return Verdict(Do.PUSH)
+    if cached.without_data and found.another:
+        return Verdict(Do.LOST)
     if not found.known:
         if cached.without_data and not cached.resized:
-            return Verdict(Do.LOST if found.another else Do.ADOPT)
+            return Verdict(Do.ADOPT)
         return Verdict(Do.MAKE, cached.gaps, CHANGED)
     if cached.without_data:
         return Verdict(Do.PUSH if cached.dirty else Do.SKIP)

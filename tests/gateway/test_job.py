@@ -253,6 +253,17 @@ def test_two_that_were_linked_to_something_new(mount: FakeMount) -> None:
     assert resync(mount, JOB + 1) == {second: "lost"}
 
 
+def test_a_file_that_was_lost_as_another_had_it_and_is_linked_back(mount: FakeMount) -> None:
+    """The version that was known of it is another's by now."""
+    ino, other = uncached(mount, b"f"), uncached(mount, b"g")
+    start(mount)
+    (mount.home / "g").rename(mount.home / "f")
+    assert resync(mount) == {ino: "adopted", other: "lost"}
+    mount.db.execute("INSERT INTO lost VALUES (?,?)", (other, JOB))
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    assert resync(mount, JOB + 1) == {other: "lost"}
+
+
 def test_a_file_that_was_emptied_at_home(mount: FakeMount) -> None:
     """Taken over, it is all there: its attributes are the cache's, and no later resync's work."""
     ino = uncached(mount, b"f")
