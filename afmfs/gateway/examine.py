@@ -99,7 +99,8 @@ class Examiner:
         places = self.work.locator.places(ino)
         if not places:
             return None
-        first, *others = sorted(self._seen(row, places), key=_promise)
+        kind = stat.S_IFMT(row.mode)
+        first, *others = sorted(self._seen(row, places), key=lambda seen: _promise(seen, kind))
         if first.found and first.found.equal and not self._one_object(first, others):
             first = first._replace(found=first.found._replace(equal=False))
         cached = self.cached(row)
@@ -280,8 +281,10 @@ class Examiner:
         return take(st, stable_inodes=self.work.home.properties.stable_inodes)
 
 
-def _promise(seen: Seen) -> tuple[bool, bool, bool]:
+def _promise(seen: Seen, kind: int) -> tuple[bool, ...]:
     """The name under which home's object is most likely to be found comes first; a copy of it has
     its size and times."""
+    if seen.found is None:
+        return (True,)
     found = seen.found
-    return found is None, not (found and found.known), not (found and found.equal)
+    return False, found.kind != kind, not found.known, not found.equal

@@ -214,6 +214,21 @@ def test_a_copy_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
     assert [path.read_bytes() for path in moved(mount)] == [DATA]
 
 
+def test_one_of_two_names_is_of_another_type(mount: FakeMount) -> None:
+    """The other one leads to a file still: of another version, but not lost."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    start(mount)
+    (mount.home / "f").unlink()
+    (mount.home / "f").symlink_to("g")
+    (mount.home / "g").write_bytes(b"another version")
+    assert resync(mount) == {ino: "adopted"}
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert (mount.home / "f").read_bytes() == b"another version"
+
+
 def test_a_name_that_home_has_lost_of_a_file_that_it_has(mount: FakeMount) -> None:
     (mount.home / "f").write_bytes(DATA)
     (mount.home / "g").hardlink_to(mount.home / "f")
