@@ -53,6 +53,7 @@ class Files(Protocol):
     def stamp(self, path: bytes, times: Times) -> Times: ...
     def look(self, path: bytes) -> Look: ...
     def names(self, path: bytes) -> list[bytes]: ...
+    def change_xattr(self, path: bytes, name: str, value: bytes | None) -> None: ...
 
 
 def look_of(mode: int, nlink: int, uid: int, gid: int, size: int) -> Look:
@@ -134,6 +135,13 @@ class KernelFiles:
 
     def names(self, path: bytes) -> list[bytes]:
         return sorted(os.listdir(self.at(path)))
+
+    def change_xattr(self, path: bytes, name: str, value: bytes | None) -> None:
+        """Set an extended attribute; None removes it."""
+        if value is None:
+            os.removexattr(self.at(path), name)
+        else:
+            os.setxattr(self.at(path), name, value)
 
     @staticmethod
     def _look(info: os.stat_result) -> Look:
@@ -344,6 +352,13 @@ class EngineFiles:
             found += [name for name, _, _ in page]
             cookie = page[-1][2]
         return sorted(found)
+
+    def change_xattr(self, path: bytes, name: str, value: bytes | None) -> None:
+        ino, key = self.walk(path, follow=True).ino, os.fsencode(name)
+        if value is None:
+            self.ask(self.fileset.removexattr, ino, key)
+        else:
+            self.ask(self.fileset.setxattr, ino, key, value)
 
     @staticmethod
     def _look(inode: Any) -> Look:

@@ -1,0 +1,194 @@
+"""kill -9 for a gateway that runs in threads: at the n-th thing that it does to the world.
+
+A dead gateway does nothing any more: whatever its threads try to do at home, in its journal or on
+its socket ends them instead. What it did before stays done, as after a kill of a process; so one
+program can be killed at every one of its steps, and at the same one again.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afmfs.gateway import protocol, syscalls
+from afmfs.gateway.gateway import Gateway
+from afmfs.gateway.journal import Journal
+from tests.harness.engine import ThreadGateway
+
+COUNTED = ("replay", "home")
+"""Names of threads whose steps count: those that change home."""
+
+END_SECONDS = 10.0
+
+OURS = (*COUNTED, "fetch", "probe", "gateway", "report", "tick")
+
+
+class Killed(BaseException):
+    """The process ends here: nothing after it happens."""
+
+
+Act = Callable[[], bool]
+"""What happens at a step; True: the gateway dies of it."""
+
+
+class Doom:
+    """The life of one gateway. What is to happen is planned for it and for those that follow."""
+
+    now: Doom | None = None
+    _planned: list[tuple[int, Act]] = []
+    _left = 0  # steps until the first of it
+    _lock = threading.RLock()
+
+    def __init__(self, on_death: Callable[[], None]) -> None:
+        self.dead = False
+        self._on_death = on_death
+
+    @classmethod
+    def plan(cls, acts: list[tuple[int, Act]]) -> None:
+        """Each comes so many steps after the one before it."""
+        with cls._lock:
+            cls._planned = list(acts)
+            cls._left = acts[0][0] if acts else 0
+
+    @classmethod
+    def spare(cls) -> None:
+        """Nothing happens any more."""
+        cls.plan([])
+
+    def step(self, *, counts: bool) -> None:
+        with self._lock:
+            if not self.dead and counts and self._planned:
+                Doom._left -= 1
+                if self._left < 0:
+                    self._act()
+            if self.dead:
+                raise Killed
+
+    def _act(self) -> None:
+        _, act = self._planned.pop(0)
+        Doom._left = self._planned[0][0] if self._planned else 0
+        with _unseen():
+            if act():
+                self.kill()
+
+    def kill(self) -> None:
+        with self._lock:
+            if not self.dead:
+                self.dead = True
+                self._on_death()
+
+
+_acting = threading.local()
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """What is done inside is not the gateway's doing."""
+    _acting.now = True
+    try:
+        yield
+    finally:
+        _acting.now = False
+
+
+def step() -> None:
+    """A gateway's thread is about to do something that others can see."""
+    name, doom = threading.current_thread().name, Doom.now
+    if doom is not None and name.startswith(OURS) and not getattr(_acting, "now", False):
+        doom.step(counts=name.startswith(COUNTED))
+
+
+class MortalGateway(ThreadGateway):
+    """A gateway in threads that can be killed."""
+
+    def __init__(self, cache: Path, home: int, sock: socket.socket) -> None:
+        self.doom = Doom.now = Doom(self._cut)
+        super().__init__(cache, home, sock)
+        self._gateway.crashed = self.doom.kill
+
+    @property
+    def gateway(self) -> Gateway:
+        return self._gateway
+
+    def _cut(self) -> None:
+        """The kernel closes a dead process's socket."""
+        with suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _serve(self) -> None:
+        with suppress(Killed):
+            try:
+                with self._sock:
+                    self._gateway.start()
+                    while (found := self._receive()) and found[0]["type"] != "bye":
+                        self._gateway.receive(*found)
+            finally:
+                if not self._gateway.stop(END_SECONDS):
+                    faulthandler.dump_traceback()
+                    raise AssertionError("a thread of the gateway does not end")
+
+    def _receive(self) -> tuple[protocol.Message, list[int]] | None:
+        found = protocol.receive(self._sock)
+        if self.doom.dead:
+            raise Killed
+        return found
+
+    def kill(self) -> None:
+        self.doom.kill()
+
+
+_AT_HOME = (
+    "stat", "lstat", "open", "mkdir", "rmdir", "unlink", "link", "symlink", "readlink", "mknod",
+    "rename", "replace", "utime", "chmod", "chown", "ftruncate", "pwrite", "fsync", "scandir",
+    "listdir", "sendfile", "copy_file_range", "setxattr", "removexattr",
+)  # fmt: skip
+_SYSTEM_CALLS = ("renameat2", "syncfs")
+
+
+@contextmanager
+def mortal() -> Iterator[None]:
+    """Inside, gateways in threads can be killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in ((os, _AT_HOME), (syscalls, _SYSTEM_CALLS)):
+            for name in names:
+                patch.setattr(module, name, _stepping(getattr(module, name)))
+        patch.setattr(protocol, "send", _stepping(protocol.send))
+        patch.setattr(Journal, "_transaction", _transaction)
+        before = threading.excepthook
+        patch.setattr(
+            threading,
+            "excepthook",
+            lambda args: None if args.exc_type is Killed else before(args),
+        )
+        yield
+        Doom.now = None
+
+
+def _stepping(call: Callable[..., Any]) -> Callable[..., Any]:
+    def stepped(*words: Any, **named: Any) -> Any:
+        step()
+        return call(*words, **named)
+
+    return stepped
+
+
+_real_transaction = Journal._transaction
+
+
+@contextmanager
+def _transaction(self: Journal) -> Iterator[sqlite3.Connection]:
+    """Killed before the commit: nothing of it has happened. Or just after it."""
+    step()
+    with _real_transaction(self) as db:
+        yield db
+        step()
+    step()

@@ -1,0 +1,259 @@
+"""The engine with a gateway in threads that can be killed, as a repair machine drives it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from afmfs.cache import fileset as fileset_module
+from afmfs.cache import link
+from afmfs.errors import Refused
+from afmfs.gateway import contact, replay
+from tests.harness.engine import Engine
+from tests.harness.files import EngineFiles
+from tests.harness.killing import Doom, MortalGateway, mortal
+from tests.harness.repair_machine import AWAY, CRASH, KILL, Blow
+
+OPTIONS = (
+    "block_size=4K", "async_delay=3600", "durable_interval=60", "auto_resync=off",
+    "home_timeout=5", "life_timeout=5",
+)  # fmt: skip
+"""The gateway does nothing but what it is asked for."""
+
+PATIENCE_S = 20.0
+"""Nothing that is asked for takes so long; what does fails the test."""
+
+AWAY_S = 0.02
+POLL_S = 0.001
+
+
+@contextmanager
+def hurried() -> Iterator[None]:
+    """Inside, gateways can be killed, and nobody waits before he tries again."""
+    with mortal(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contact, "RETRIES_S", (0.005,))
+        patch.setattr(contact, "PROBE_S", 0.2)
+        patch.setattr(replay, "BREAKS_S", (0.0, 0.01))
+        patch.setattr(link, "RESTART_S", (0.0,))
+        patch.setattr(fileset_module, "LATER_MOUNT_S", 0.3)
+        yield
+
+
+class RepairedEngine:
+    def __init__(self, base: Path, *options: str) -> None:
+        self.home, self._away = base / "home", base / "passing"
+        self.engine = Engine(self.home, base, *OPTIONS, *options, gateway=MortalGateway)
+        self.cache = self.engine.cache
+        self.stopped = True
+        self.start()
+
+    @property
+    def _fileset(self) -> Any:
+        return self.engine.fileset
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self.engine.start()
+        self.stopped = False
+        self.files = EngineFiles(self._fileset, self.engine.call)
+
+    def stop(self) -> None:
+        if not self.stopped:
+            self.stopped = True
+            self.engine.stop()
+
+    def crash(self) -> None:
+        """Both processes end here: nothing is put in order."""
+        fileset, store = self._fileset, self._fileset._store
+        if Doom.now is not None:
+            Doom.now.kill()
+        put = store.put
+        store.put = lambda key, value: None if key == "clean" else put(key, value)
+        fileset._open.clear()
+        self.stop()
+
+    def close(self) -> None:
+        Doom.spare()
+        self.stop()
+
+    # -- work ------------------------------------------------------------------------------------
+
+    def flush(self, hit: list[Blow]) -> None:
+        self._run(self._ask_flush, lambda: not self._pending or bool(self._changed), hit)
+        self.rest()
+
+    def _ask_flush(self) -> None:
+        async def flush() -> int:
+            return int(self._fileset.flush_pending())
+
+        self.engine.call(flush)
+
+    @property
+    def _pending(self) -> int:
+        return int(self._fileset._store.counters.queue_length)
+
+    @property
+    def _changed(self) -> str:
+        async def changed() -> str:
+            return str(self._fileset.needs_resync)
+
+        return self.engine.call(changed)
+
+    def resync(self, how: str, hit: list[Blow]) -> None:
+        self._run(*self._begin(how), hit)
+        if how == "automatic":
+            self._command("auto_resync off")
+        self.rest()
+
+    def _begin(self, how: str) -> tuple[Callable[[], None], Callable[[], bool]]:
+        if how == "automatic":
+
+            def ask() -> None:
+                if self._changed:
+                    self._command("auto_resync on")
+                    self._ask_flush()
+
+            return ask, lambda: self._idle(also=lambda: not self._fileset.needs_resync)
+        begun: list[bool] = []
+
+        def begin() -> None:
+            if not begun:
+                begun.append(True)
+                self._command("resync" if how == "manual" else "resync --keep-uncached")
+
+        return begin, self._idle
+
+    def _idle(self, also: Callable[[], bool] = lambda: True) -> bool:
+        """Whether there is no job; asked where nothing comes between two questions."""
+
+        async def idle() -> bool:
+            return self._fileset.jobs.current is None and also()
+
+        return self.engine.call(idle)
+
+    def _run(self, ask: Callable[[], None], done: Callable[[], bool], hit: list[Blow]) -> None:
+        """Have something done under blows; it is asked for again after a crash."""
+        crashes: list[bool] = []
+
+        def die() -> None:
+            crashes.append(True)
+
+        acts: dict[str, Callable[[], bool]] = {
+            KILL: lambda: True,
+            CRASH: lambda: die() or True,
+            AWAY: self._pass_away,
+        }
+        Doom.plan([(step, acts[what]) for step, what in hit])
+        try:
+            ask()
+            end = time.monotonic() + PATIENCE_S
+            while crashes or not done():
+                assert time.monotonic() < end, f"not done: {self._fileset.status()}"
+                if crashes:
+                    crashes.clear()
+                    self.crash()
+                    self.start()
+                    ask()
+                elif self._away.exists():
+                    time.sleep(AWAY_S)
+                    os.rename(self._away, self.home)
+                time.sleep(POLL_S)
+        finally:
+            Doom.spare()
+            if self._away.exists():
+                os.rename(self._away, self.home)
+
+    def _pass_away(self) -> bool:
+        """Home goes away, and comes back before long; the gateway lives on."""
+        if not self._away.exists():
+            os.rename(self.home, self._away)
+        return False
+
+    def interrupt(self, how: str, step: int, then: Callable[[], None]) -> bool:
+        hit: list[bool] = []
+
+        def act() -> bool:
+            then()
+            hit.append(True)
+            return True
+
+        ask, done = self._begin(how)
+        Doom.plan([(step, act)])
+        ask()
+        end = time.monotonic() + PATIENCE_S
+        while not hit and not done():
+            assert time.monotonic() < end, f"not done: {self._fileset.status()}"
+            time.sleep(POLL_S)
+        Doom.spare()
+        return bool(hit) and not done()
+
+    def finish(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not self._idle():
+            assert time.monotonic() < end, f"not done: {self._fileset.status()}"
+            time.sleep(POLL_S)
+        self.rest()
+
+    def rest(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while not self._rests():
+            assert time.monotonic() < end, f"it does not rest: {self._fileset.status()}"
+            time.sleep(POLL_S)
+
+        async def handled() -> None:  # what the gateway has said last
+            for _ in range(10):
+                await trio.lowlevel.checkpoint()
+
+        self.engine.call(handled)
+
+    def _rests(self) -> bool:
+        process = self._fileset._link.process
+        if process is None or process.doom.dead or self._fileset._fetcher._flights:
+            return False
+        engine = process.gateway._engine
+        if engine is None or engine.contact._probing is not None:
+            return False
+        if self.home.exists() and engine.contact._connection is None:
+            return False
+        return engine.replay._landing is None and not engine.progress.running
+
+    # -- commands --------------------------------------------------------------------------------
+
+    def _command(self, line: str) -> str:
+        async def execute() -> str:
+            return str(await self._fileset.execute(line))
+
+        return self.engine.call(execute)
+
+    def is_clean(self) -> bool:
+        return not self._pending and not self._changed
+
+    def evict(self, path: bytes) -> None:
+        ino = self.files.walk(path, follow=True).ino
+
+        async def evict() -> None:
+            await self._fileset.evictions.evict([ino])
+
+        with suppress(Refused):
+            self.engine.call(evict)
+
+    def verify(self) -> list[dict[str, Any]]:
+        self._command("verify --data")
+        end = time.monotonic() + PATIENCE_S
+        while self._fileset.reports.shown()["running"]:
+            assert time.monotonic() < end, "no report"
+            time.sleep(POLL_S)
+
+        async def read() -> bytes:
+            return b"".join([piece async for piece in self._fileset.report_lines()])
+
+        return [json.loads(line) for line in self.engine.call(read).splitlines()]
