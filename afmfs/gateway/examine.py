@@ -99,33 +99,43 @@ class Examiner:
         places = self.work.locator.places(ino)
         if not places:
             return None
-        kind = stat.S_IFMT(row.mode)
-        first, *others = sorted(self._seen(row, places), key=lambda seen: _promise(seen, kind))
+        cached = self.cached(row)
+        names = sorted(self._seen(row, places), key=lambda seen: _promise(seen, cached.kind))
+        if cached.without_data and cached.kind == stat.S_IFREG:
+            names = self._own_first(row, names)
+        first, *others = names
         if first.found and first.found.equal and not self._one_object(first, others):
             first = first._replace(found=first.found._replace(equal=False))
-        cached = self.cached(row)
-        if first.found and cached.without_data and not self._is_certain(row, first.found):
-            another = self._is_another(row, first, others)
-            first = first._replace(found=first.found._replace(another=another))
         return Case(row, cached, (first, *others))
 
-    def _is_certain(self, row: Row, found: Found) -> bool:
-        """Whether it is the file's own version: one that was lost may have become another's."""
-        return found.known and not self.work.view.is_lost(row.ino)
+    def _own_first(self, row: Row, names: list[Seen]) -> list[Seen]:
+        """The names of a file with nothing cached: one that leads to it, or may, comes first. It
+        may not where it leads to a file that the cache knows as another one, and that has its name
+        still: somebody has linked it there."""
+        first = names[0]
+        if first.found is None or (first.found.known and not self.work.view.is_lost(row.ino)):
+            return names  # one that is lost may have become another's
+        files = [seen for seen in names if seen.st is not None and stat.S_ISREG(seen.st.st_mode)]
+        for seen in files:
+            if not self._is_another(row, seen, names):
+                return [seen, *(other for other in names if other is not seen)]
+        return [first._replace(found=first.found._replace(another=bool(files))), *names[1:]]
 
-    def _is_another(self, row: Row, first: Seen, others: list[Seen]) -> bool:
-        """Whether what is found in a file's place is a file that the cache knows as another one,
-        and that has its name still: somebody has linked it there."""
-        st = first.st
-        if st is None or not stat.S_ISREG(st.st_mode):
-            return False
-        ours = 1 + sum(seen.st is not None and seen.st.st_ino == st.st_ino for seen in others)
-        if st.st_nlink <= ours or not self.work.home.properties.stable_inodes:
+    def _is_another(self, row: Row, seen: Seen, names: list[Seen]) -> bool:
+        st, work = seen.st, self.work
+        assert st is not None
+        ours = sum(one.st is not None and one.st.st_ino == st.st_ino for one in names)
+        if st.st_nlink <= ours or not work.home.properties.stable_inodes:
             return False
         # Till the cache knows of it, what was taken over is known here.
-        taken = {self._taken.setdefault(st.st_ino, row.ino)}
-        taken |= self.work.journal.told_of(st.st_ino)
-        return taken != {row.ino} or self.work.view.is_another(row.ino, st.st_ino)
+        others = {self._taken.setdefault(st.st_ino, row.ino), *work.journal.told_of(st.st_ino)}
+        others.update(work.view.known_as(st.st_ino))
+        return any(self._leads_to(ino, st) for ino in others - {row.ino})
+
+    def _leads_to(self, ino: int, st: os.stat_result) -> bool:
+        """Whether one of the inode's names at home is of the object."""
+        there = (self._lstat(place) for place in self.work.locator.places(ino))
+        return any(one is not None and os.path.samestat(one, st) for one in there)
 
     def _one_object(self, first: Seen, others: list[Seen]) -> bool:
         """Whether home has all names, and one object under them, if it can."""

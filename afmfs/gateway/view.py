@@ -278,15 +278,15 @@ class View:
         )
         return frozenset(name for (name,) in rows)
 
-    def is_another(self, ino: int, home_ino: int) -> bool:
-        """Whether home's file of this number is a version of another inode. Looks at all of them:
-        for rare cases."""
-        row = self._db.execute(
-            "SELECT 1 FROM inode WHERE home_ino=? AND ino<>? AND nlink>0"
-            " AND NOT EXISTS (SELECT 1 FROM lost WHERE lost.ino=inode.ino) LIMIT 1",
-            (home_ino, ino),
-        ).fetchone()
-        return row is not None
+    def known_as(self, home_ino: int) -> list[int]:
+        """The inodes of which home's file of this number is a version. Looks at all of them: for
+        rare cases."""
+        rows = self._db.execute(
+            "SELECT ino FROM inode WHERE home_ino=? AND nlink>0"
+            " AND NOT EXISTS (SELECT 1 FROM lost WHERE lost.ino=inode.ino)",
+            (home_ino,),
+        )
+        return [ino for (ino,) in rows]
 
     def is_lost(self, ino: int) -> bool:
         """Whether home has lost a file of which nothing is cached."""

@@ -256,6 +256,35 @@ def test_a_file_of_another_name_that_was_linked_in_the_place_of_one(mount: FakeM
     assert mount.get(other, "home_ino") == (mount.home / "g").stat().st_ino
 
 
+def test_a_file_that_was_linked_in_the_place_of_one_and_moved_from_its_own(
+    mount: FakeMount,
+) -> None:
+    """It is nobody's but the one's in whose place it is; at once, not when the other is lost."""
+    ino, other = uncached(mount, b"f"), uncached(mount, b"g")
+    start(mount)
+    (mount.home / "f").unlink()
+    (mount.home / "f").hardlink_to(mount.home / "g")
+    (mount.home / "g").rename(mount.home / "elsewhere")
+    assert resync(mount) == {ino: "adopted", other: "lost"}
+
+
+def test_a_file_that_was_linked_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
+    """The other name leads to a version of its own."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    uncached(mount, b"h")
+    start(mount)
+    (mount.home / "f").unlink()
+    (mount.home / "f").hardlink_to(mount.home / "h")
+    (mount.home / "g").write_bytes(b"another version")
+    assert resync(mount) == {ino: "adopted"}
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert (mount.home / "f").read_bytes() == b"another version"
+    assert (mount.home / "h").read_bytes() == DATA
+
+
 def test_two_that_were_linked_to_something_new(mount: FakeMount) -> None:
     """It is one of them that it is taken over by."""
     first, second = uncached(mount, b"f"), uncached(mount, b"g")
