@@ -17,7 +17,8 @@ _FIRST = """
 -- durable_entry, needs_resync (a reason, or ''), stopped, clean, boot_id, mount_id, pool (JSON;
 -- generations of blobs made in advance), leftover (JSON; those that crashes may have left to
 -- nobody), statvfs and properties (JSON; home as last seen), job (JSON; the resync, failover or
--- recovery that is due or running, or ''), job_number (the last one), callbacks (JSON).
+-- recovery that is due or running, or ''), job_number (the last one), callbacks (JSON),
+-- repaired_beyond (a check has made up for entries up to here that were known to home alone).
 CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- One row for each object; the fields are described at `Inode`.
@@ -72,6 +73,13 @@ CREATE TABLE counters (queue_length, bytes_pending, cached_bytes, inodes);
 INSERT INTO counters VALUES (0, 0, 0, 0);
 """
 
+REFILL_USED = """
+INSERT OR IGNORE INTO used
+    SELECT ino, CASE WHEN changed THEN ctime / 1e9 ELSE 0 END FROM inode
+    WHERE mode & 61440 = 32768 AND size > 0 AND (whole OR gen) AND changed <= retired;
+"""
+"""What brings files that may be evicted back into that order."""
+
 UPGRADES = {
     1: """
 -- Files with nothing cached, and directories never read, that home has lost, as a resync (its
@@ -85,10 +93,8 @@ CREATE TABLE used (ino INTEGER PRIMARY KEY, time_s);
 -- The order of eviction. Each file that may be evicted has a row in `used`: one that comes to have
 -- something cached that home has as well gets it in the transaction that makes it so.
 CREATE INDEX used_time ON used (time_s);
-INSERT OR IGNORE INTO used
-    SELECT ino, CASE WHEN changed THEN ctime / 1e9 ELSE 0 END FROM inode
-    WHERE mode & 61440 = 32768 AND size > 0 AND (whole OR gen) AND changed <= retired;
-""",
+"""
+    + REFILL_USED,
     3: """
 -- Bytes that were only here, and that a check has found to be lost: reads of them fail.
 CREATE TABLE damaged (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;

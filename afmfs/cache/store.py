@@ -105,7 +105,10 @@ class Store:
         self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._undo: list[tuple[Inode, dict[str, Any]]] = []
         self._updates: dict[tuple[str, ...], str] = {}
-        self.counters = Counters(self.execute("SELECT * FROM counters").fetchone())
+        counted = self.execute("SELECT * FROM counters").fetchone()
+        if counted is None:
+            raise Damaged(f"{path} has no counters: `afmctl {path.parent} check --repair`")
+        self.counters = Counters(counted)
         self._counted = self.counters.row()
         self.commits = 0  # transactions of this process; tells whether anything changed since
         self.entries = Numbers(self, "entry_limit", 1)

@@ -20,7 +20,7 @@ MOST = 20
 _MAGIC = b"SQLite format 3\0"
 _LOGS = (0x377F0682, 0x377F0683)
 
-LOG = "damaged log"
+LOG, COUNTERS = "damaged log", "counter"
 
 _REBUILT = "all that can be read is copied into a new database, and the old one is kept"
 
@@ -92,6 +92,13 @@ def check(db: sqlite3.Connection, *, quick: bool) -> Iterator[Finding]:
             told += 1
             if told <= MOST:
                 yield _finding(f"cache.db: {text}")
+    if not told and "counters" in there and not _has_counters(db):
+        yield Finding(
+            kind=COUNTERS,
+            text="cache.db: there are no counters, or several",
+            repair="counted anew",
+            mend=Repair.recount,
+        )
     for name in sorted(schema.keys() - there):
         if schema[name] == "index":
             yield Finding(
@@ -100,6 +107,11 @@ def check(db: sqlite3.Connection, *, quick: bool) -> Iterator[Finding]:
                 repair="it is made anew",
                 mend=doing(Repair.make_index, name),
             )
+
+
+def _has_counters(db: sqlite3.Connection) -> bool:
+    rows = db.execute("SELECT * FROM counters").fetchall()
+    return len(rows) == 1 and all(type(value) is int for value in rows[0])
 
 
 def _of_table(db: sqlite3.Connection, word: str, table: str) -> list[str]:

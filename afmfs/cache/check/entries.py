@@ -133,7 +133,7 @@ class Entries:
             ).fetchone()
             (inodes,) = source.execute("SELECT count(*) FROM inode").fetchone()
         if len(said) != 1 or not all(type(value) is int for value in said[0]):
-            return [_counters("there are no counters, or several", Repair.recount_all)]
+            return []  # told of already
         found: list[Finding] = []
         there = {"queue_length": length, "bytes_pending": int(data)}
         other = {"inodes": inodes}
@@ -155,12 +155,10 @@ class Entries:
         for name, value in other.items():
             if told[name] != value:
                 text = f"{name} is {told[name]}, {value} are there"
-                found.append(_counters(text, Repair.recount))
+                found.append(
+                    Finding(kind="counter", text=text, repair="counted anew", mend=Repair.recount)
+                )
         return found
-
-
-def _counters(text: str, mend: Any) -> Finding:
-    return Finding(kind="counter", text=text, repair="counted anew", mend=mend)
 
 
 def _about(entry: Entry) -> tuple[int | None, ...]:

@@ -45,7 +45,7 @@ class LiveCheck:
         else:
             with closing(db):
                 self._db = db
-                self._check(Source(self._cache, db, live=True))
+                self._check(db)
         self._put(summary_row(self._tally))
 
     def end(self) -> None:
@@ -54,9 +54,9 @@ class LiveCheck:
         if self._db is not None:
             self._db.interrupt()
 
-    def _check(self, source: Source) -> None:
+    def _check(self, db: sqlite3.Connection) -> None:
         began = time.monotonic()
-        files = walk.tables(source)
+        files = walk.tables(self._cache, db, live=True)
         for finding in files:
             if finding.mend is None:
                 self._tell_damage(finding)
@@ -64,6 +64,7 @@ class LiveCheck:
                 self._tell(finding)
         if not all(finding.mend for finding in files):
             return
+        source = Source(self._cache, db, live=True)
         for page in chain(walk.ground(source), walk.content(source)):
             for finding in page:
                 self._tell(finding)

@@ -12,7 +12,7 @@ from typing import Any
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
 from afmfs.cache.namespace import SLOTS, cookie
-from afmfs.model.entry import UNLINKED
+from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.findings import Finding
 from afmfs.model.soundness import is_name
 
@@ -58,7 +58,7 @@ def _of_row(source: Source, row: Row, near: dict[Any, Any]) -> Iterator[Finding]
             source, row, "dangling name", f"it leads to inode {ino}, which does not exist",
             "the name is removed; if home has it, `verify` lists it",
         )  # fmt: skip
-    elif above is None or not stat.S_ISDIR(above):
+    elif parent not in (ROOT, UNLINKED) and (above is None or not stat.S_ISDIR(above)):
         what = "does not exist" if above is None else "is no directory"
         yield _finding(
             source, row, "lost parent", f"it is in inode {parent}, which {what}",

@@ -7,6 +7,7 @@ sent over what home has. What nobody knows the place of is kept in a lost+found.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -15,20 +16,19 @@ from typing import Any
 
 from afmfs.cache import lost_entries
 from afmfs.cache.blobs import blob_name
-from afmfs.cache.check import journal_rows
 from afmfs.cache.check.adoption import Adoption
-from afmfs.cache.check.numbers import used_numbers
+from afmfs.cache.check.aftermath import Aftermath
 from afmfs.cache.check.tables import index_sql
 from afmfs.cache.damage import Damage
 from afmfs.cache.event_report import insert_event
 from afmfs.cache.inode import LISTED, UNREAD, Inode
 from afmfs.cache.namespace import Namespace, cookie
 from afmfs.cache.queue_report import Paths
-from afmfs.cache.store import RESERVED, Store
+from afmfs.cache.store import Store
 from afmfs.cache.usage import may_be_evicted
 from afmfs.cache.validity import Validity
 from afmfs.model import blocks, ranges
-from afmfs.model.entry import FIRST_INO, ROOT, Op
+from afmfs.model.entry import ROOT, Op
 from afmfs.model.ranges import Ranges
 from afmfs.model.soundness import Map, map_ranges
 
@@ -41,10 +41,10 @@ def doing(method: Callable[..., None], *values: Any) -> Callable[[Any], None]:
     return lambda repair: method(repair, *values)
 
 
-class Repair:
+class Repair(Aftermath):
     def __init__(self, store: Store, block: int) -> None:
-        self._store, self._block = store, block
-        self._validity = Validity(store, block)
+        super().__init__(store, Validity(store, block))
+        self._block = block
         self._namespace = Namespace(store, lambda ino: False, self._validity)
         self._adoption = Adoption(store, self._namespace)
         self._damage = Damage(store)
@@ -60,17 +60,9 @@ class Repair:
                 self._store, self._missing, f"a check found {self._missing} lost changes"
             )
         if self._lost_bytes:
-            self._hold()
-
-    def _hold(self) -> None:
-        """What is pending may replace at home what was lost here: it waits until somebody has
-        looked, and then for a resync, which keeps what it replaces in the trash."""
-        number = len(set(self._lost_bytes))
-        reason = f"bytes of {number} file{'s' * (number > 1)} were lost here, see the events"
-        self._store.put("stopped", 1)
-        if not self._store.get("needs_resync"):
-            self._store.put("needs_resync", reason)
-            self._store.put("needs_resync_at", self._store.entries.last)
+            # What is pending may put a file that is lost here in the place of a good one at home:
+            # somebody has to look first.
+            self._store.put("stopped", 1)
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -109,17 +101,6 @@ class Repair:
             chunks = dict(store.db.execute("SELECT chunk, bits FROM blockmap WHERE ino=?", (ino,)))
             cached += ranges.total(map_ranges(Map(chunks, []), size, self._block))
         store.counters.inodes, store.counters.cached_bytes = inodes, cached
-
-    def recount_all(self) -> None:
-        """A row of counters that is missing, or was one too many."""
-        self._store.execute("DELETE FROM counters")
-        self._store.execute("INSERT INTO counters VALUES (0, 0, 0, 0)")
-        lost_entries.count(self._store)
-        self.recount()
-        row = self._store.counters.row()
-        self._store.execute(
-            "UPDATE counters SET queue_length=?,bytes_pending=?,cached_bytes=?,inodes=?", row
-        )
 
     # -- names -----------------------------------------------------------------------------------
 
@@ -188,19 +169,39 @@ class Repair:
             return
         for start, end in gone:
             self._validity.unmark(inode, start, end)
-        for start, end in lost:
-            self._cut_entries(ino, start, end)
+        if lost:
+            self._give_up(inode, lost)
         path = store.path.parent / "blobs" / blob_name(inode.gen)
         if path.exists():
             os.truncate(path, max(path.stat().st_size, blocks.blob_length(inode.size)))
         elif inode.gen:
             store.save(inode, gen=0, whole=inode.size == 0)
-        if lost:
-            self._damage.add(inode, lost)
-            self._lost_bytes.append(ino)
-            text = os.fsdecode(self._path(ino))
-            insert_event(store.db, "afmDamaged", {"path": text, "ino": ino, "lost": lost})
         may_be_evicted(store, [inode])
+
+    def _give_up(self, inode: Inode, lost: Ranges) -> None:
+        """Record what is lost, and send nothing of it. Where the file is about to be cut at home,
+        what is left of the new version must not destroy the old one: nothing of it is sent."""
+        store, ino = self._store, inode.ino
+        (cut,) = store.execute(
+            'SELECT min("end") FROM queue WHERE op<>6 AND op=? AND ino=?', (int(Op.SIZE), ino)
+        ).fetchone()
+        if cut is not None and cut < (inode.home_size or 0):
+            rows = store.execute(
+                "SELECT id FROM queue WHERE op IN (?,?) AND ino=?",
+                (int(Op.WRITE), int(Op.SIZE), ino),
+            )
+            self._drop([number for (number,) in rows])
+        for start, end in lost:
+            self._cut_entries(ino, start, end)
+        # As of entries that an administrator drops: what is left of it may be the only copy.
+        store.execute(
+            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
+            (ino, int(Op.WRITE), errno.ECANCELED),
+        )
+        self._damage.add(inode, lost)
+        self._lost_bytes.append(ino)
+        text = os.fsdecode(self._path(ino))
+        insert_event(store.db, "afmDamaged", {"path": text, "ino": ino, "lost": lost})
 
     def _path(self, ino: int) -> bytes:
         return Paths(self._store.db).of(ino) or b"#%d" % ino
@@ -214,9 +215,9 @@ class Repair:
         ).fetchall()
         for number, first, last in rows:
             left = ranges.subtract(((first, last),), start, end)
-            store.counters.bytes_pending -= last - first - ranges.total(left[:1])
             if left:  # a blob is lost as a whole, or from somewhere on
                 store.execute('UPDATE queue SET start=?, "end"=? WHERE id=?', (*left[0], number))
+                store.counters.bytes_pending -= last - first - ranges.total(left[:1])
             else:
                 self._drop([number])
 
@@ -270,11 +271,6 @@ class Repair:
         self.delete("fresh", "1")
         self.disbelieve_last()
 
-    def disbelieve_last(self) -> None:
-        """The next mount goes to work as after a power loss."""
-        self._store.put("clean", 0)
-        self._store.put("boot_id", "not known")
-
     def set_aside(self, shard: str, name: str) -> None:
         """Keep a blob that no inode has."""
         cache = self._store.path.parent
@@ -294,15 +290,18 @@ class Repair:
         self._missing += len(numbers)
 
     def _drop(self, numbers: Sequence[int]) -> None:
-        """Entries of which nothing is left to be sent. (Their bytes are counted by the caller.)"""
-        text = json.dumps(list(numbers))
+        """Entries of which nothing is left to be sent."""
         gone = self._store.execute(
-            "DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?)) RETURNING id, ino",
-            (text,),
+            "DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?))"
+            ' RETURNING id, ino, op, start, "end"',
+            (json.dumps(list(numbers)),),
         ).fetchall()
         self._store.counters.queue_length -= len(gone)
-        self.dropped += [number for number, _ in gone]
-        for ino in {ino for _, ino in gone}:
+        self._store.counters.bytes_pending -= sum(
+            end - start for _, _, op, start, end in gone if op == Op.WRITE
+        )
+        self.dropped += [row[0] for row in gone]
+        for ino in {row[1] for row in gone}:
             self._settle_changed(ino)
 
     def _settle_changed(self, ino: int) -> None:
@@ -334,34 +333,6 @@ class Repair:
 
     def entries_are_missing(self, numbers: Sequence[int]) -> None:
         self._missing += len(numbers)
-
-    # -- an older database -----------------------------------------------------------------------
-
-    def go_on_beyond(self) -> None:
-        """Numbers that may have been used are never used again. Executed ones are known to home."""
-        store = self._store
-        ino, number = used_numbers(store.db)
-        number = max(number, self._largest_blob(), self._largest_executed())
-        for key, last in (("ino_limit", ino), ("entry_limit", number)):
-            limit = store.get(key)
-            known = limit if type(limit) is int else FIRST_INO
-            store.put(key, max(known, last + 1) + RESERVED)
-        self.disbelieve_last()
-
-    def _largest_executed(self) -> int:
-        home = self._store.get("home", 1)
-        return journal_rows.largest_entry(
-            self._store.path.parent / "gateway" / str(home) / "gateway.db"
-        )
-
-    def _largest_blob(self) -> int:
-        largest = 0
-        for path in (self._store.path.parent / "blobs").glob("??/*"):
-            try:
-                largest = max(largest, int(path.name, 16))
-            except ValueError:
-                continue
-        return largest
 
 
 def _free(directory: Path, name: str) -> Path:

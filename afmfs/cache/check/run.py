@@ -42,11 +42,11 @@ def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
         tell(databases.file_finding(trouble))
         return tally
     with closing(db):
-        source = Source(cache, db, live=False)
-        files = walk.tables(source)
+        files = walk.tables(cache, db, live=False)
         for finding in files:
             tell(finding)
         if all(finding.mend for finding in files):  # else nothing that is read can be believed
+            source = Source(cache, db, live=False)
             for page in chain(walk.ground(source), walk.content(source)):
                 pulse()
                 for finding in page:
@@ -60,12 +60,17 @@ class Mending:
     def __init__(self, cache: Path, told: Told, pulse: Pulse = lambda: None) -> None:
         self._cache, self._told, self._pulse = cache, told, pulse
         self._seen: set[str] = set()
+        self._incomplete: set[str] = set()  # tables of cache.db that have lost rows
         self.tally = Tally()
 
     def run(self) -> Tally:
         later = self._files()
         store = Store(self._cache / "cache.db")
         try:
+            if self._incomplete:
+                repair = Repair(store, Source(self._cache, store.db, live=False).block)
+                with store:
+                    repair.after_salvage(self._incomplete)
             for _ in range(ROUNDS):
                 if not self._round(store, later):
                     break
@@ -82,14 +87,17 @@ class Mending:
         cache = self._cache
         try:
             with closing(open_for_check(cache)) as db:
-                found = walk.tables(Source(cache, db, live=False))
+                found = walk.tables(cache, db, live=False)
         except Unusable as trouble:
             found = [databases.file_finding(trouble)]
-        if any(finding.kind == databases.LOG for finding in found):
+        kinds = {finding.kind for finding in found}
+        if databases.LOG in kinds:
             salvage.keep_log(cache)
+        if databases.COUNTERS in kinds:
+            salvage.mend_counters(cache)
         beyond = [finding for finding in found if finding.mend is None]
         if beyond:
-            salvage.rebuild(cache)
+            self._incomplete = salvage.rebuild(cache)
             for finding in beyond:
                 self._tell(finding)
         return [finding for finding in found if finding.mend is not None]

@@ -1,8 +1,8 @@
 """A new cache.db of all that can be read of a damaged one, which is kept.
 
-Each table is read in the order of its key, from both ends and from anywhere between where pages in
-the middle can't be read. Where the command sqlite3 is installed, its `.recover` adds rows of pages
-that nothing leads to any more. What the rows say is judged afterwards, by the check.
+Each table is read in the order of its key, as far as SQLite gets. Of one that can't be read to its
+end, the pages are searched for what can be its rows (`pages`). What the rows say is judged by the
+check afterwards.
 
 The old files get names of their own before the new one takes their place, and a note (`TROUBLE`)
 keeps the cache from being mounted in between.
@@ -14,14 +14,16 @@ import logging
 import os
 import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from afmfs.cache.check.pages import Pages, Record
 from afmfs.cache.store import connect, connect_read_only, create
+from afmfs.model.bitmap import CHUNK
+from afmfs.model.soundness import entry_fault, is_inode, is_name
 
 log = logging.getLogger(__name__)
 
@@ -49,37 +51,54 @@ _KEYS = {
 """Each table, and the key by which it is stored."""
 
 PAGE = 500
-_RECOVER_S = 3600.0
-_LEAPS = 64
-"""Keys tried beyond what can't be read, each twice as far as the one before."""
 
 
-def rebuild(cache: Path) -> None:
-    """Put a new database in the place of the damaged one. Durable on return."""
+def rebuild(cache: Path) -> set[str]:
+    """Put a new database in the place of the damaged one; the tables of which rows may be missing.
+    Durable on return."""
     path, new = cache / "cache.db", cache / "cache.db.new"
     (cache / TROUBLE).write_text("cache.db is being rebuilt: `afmctl CACHE check --repair`\n")
-    for suffix in ("", "-wal", "-shm"):
-        Path(f"{new}{suffix}").unlink(missing_ok=True)
+    _remove(new)
+    incomplete = set(_KEYS)
     with closing(connect(new)) as db:
         create(db)
         db.execute("DELETE FROM counters")
         if path.exists():
-            _fill(db, path)
+            incomplete = _fill(db, path)
         if not db.execute("SELECT 1 FROM counters").fetchone():
             # Nobody knows how many entries there were: one is counted that is not there.
             db.execute("INSERT INTO counters SELECT count(*) + 1, 0, 0, 0 FROM queue")
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     _sync(new)
+    _exchange(path, new)
+    (cache / TROUBLE).unlink()
+    _sync(cache)
+    return incomplete
+
+
+def _exchange(path: Path, new: Path) -> None:
     kept = _kept(path)
     if path.exists():
         os.link(path, kept)
     # The log goes before the database that it does not belong to comes.
-    for suffix in ("-wal", "-shm"):
-        with suppress(FileNotFoundError):
-            os.rename(f"{path}{suffix}", f"{kept}{suffix}")
+    with suppress(FileNotFoundError):
+        os.rename(f"{path}-wal", f"{kept}-wal")
+    Path(f"{path}-shm").unlink(missing_ok=True)
     os.rename(new, path)
-    _sync(cache)
-    (cache / TROUBLE).unlink()
-    _sync(cache)
+    _sync(path.parent)
+
+
+def mend_counters(cache: Path) -> None:
+    """One row of counters, which say what is in the queue; the rest is counted later."""
+    with closing(connect(cache / "cache.db")) as db:
+        db.execute("BEGIN IMMEDIATE")
+        db.execute("DELETE FROM counters")
+        db.execute(
+            'INSERT INTO counters SELECT 0, ifnull(sum("end" - start), 0), 0, 0'
+            " FROM queue WHERE op=6"
+        )
+        db.execute("UPDATE counters SET queue_length=(SELECT count(*) FROM queue)")
+        db.execute("COMMIT")
 
 
 def keep_log(cache: Path) -> None:
@@ -98,6 +117,11 @@ def _kept(path: Path) -> Path:
     return kept
 
 
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 def _sync(path: Path) -> None:
     fd = os.open(path, os.O_RDONLY)
     try:
@@ -106,143 +130,129 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-# -- reading what can be read --------------------------------------------------------------------
+# -- by SQLite -----------------------------------------------------------------------------------
 
 
-def _fill(db: sqlite3.Connection, damaged: Path) -> None:
-    whole = True
+def _fill(db: sqlite3.Connection, damaged: Path) -> set[str]:
+    """The tables that could not be read to their end."""
+    incomplete = set(_KEYS)
     try:
         with closing(connect_read_only(damaged)) as source:
             for table, key in _KEYS.items():
-                whole &= _copy(db, source, table, key)
+                if _copy(db, source, table, key):
+                    incomplete.discard(table)
     except sqlite3.DatabaseError as exc:
         log.warning("%s can't be read as a database: %s", damaged, exc)
-        whole = False
-    if not whole:
-        with suppress(OSError, sqlite3.Error, subprocess.SubprocessError):
-            _recover(db, damaged)
+    if incomplete:
+        _search(db, damaged, incomplete)
+    return incomplete
 
 
 def _copy(
     db: sqlite3.Connection, source: sqlite3.Connection, table: str, key: Sequence[str]
 ) -> bool:
     """Whether all of the table could be read."""
+    names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+    columns = ", ".join(f'"{name}"' for name in names)
+    order = ", ".join(key)
+    sql = f"SELECT {columns} FROM {table} NOT INDEXED ORDER BY {order}"
     try:
-        names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-        columns = ", ".join(f'"{name}"' for name in names)
-        put = f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({','.join('?' * len(names))})"
-        reader = _Reader(source, table, key, columns)
-        for rows in reader.pages():
-            db.execute("BEGIN")
-            db.executemany(put, rows)
-            db.execute("COMMIT")
+        for backwards in (False, True):
+            cursor = source.execute(sql.replace(order, order + " DESC") if backwards else sql)
+            if _read_all(db, cursor, table):
+                return not backwards
     except sqlite3.DatabaseError as exc:
         log.warning("table %s: %s", table, exc)
-        return False
-    return reader.whole
+    return False
 
 
-class _Reader:
-    """The rows of a table, around what can't be read."""
+def _put(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """Rows of a table, but for those that are there already. A text may be of any bytes."""
+    if not rows:
+        return
+    put = f"INSERT OR IGNORE INTO {table} VALUES ({{}})"
+    try:
+        db.executemany(put.format(",".join("?" * len(rows[0]))), rows)
+    except UnicodeEncodeError:
+        for row in rows:
+            marks = ("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in row)
+            raw = [os.fsencode(value) if isinstance(value, str) else value for value in row]
+            db.execute(put.format(",".join(marks)), raw)
 
-    def __init__(
-        self, source: sqlite3.Connection, table: str, key: Sequence[str], columns: str
-    ) -> None:
-        self._source, self._width = source, len(key)
-        self._sql = f"SELECT {', '.join(key)}, {columns} FROM {table} NOT INDEXED"
-        self._key = ", ".join(key)
-        self._marks = ",".join("?" * len(key))
-        self.whole = True
 
-    def pages(self) -> Iterator[list[Any]]:
-        after: tuple[Any, ...] | None = None
-        while True:
-            rows, ended = self._page(after, ascending=True)
-            if rows:
-                after = rows[-1][: self._width]
-                yield self._bare(rows)
-            if ended:
-                return
-            if not rows or len(rows) < PAGE:
-                break
-        self.whole = False
-        yield from self._leap(after)
-        yield from self._backwards(after)
-
-    def _bare(self, rows: list[Any]) -> list[Any]:
-        return [row[self._width :] for row in rows]
-
-    def _page(self, after: tuple[Any, ...] | None, *, ascending: bool) -> tuple[list[Any], bool]:
-        """Rows beyond a key, as far as they can be read; and whether these were the last."""
-        order = "" if ascending else " DESC"
-        where = f" WHERE ({self._key}) {'>' if ascending else '<'} ({self._marks})"
-        keys = ", ".join(f"{name}{order}" for name in self._key.split(", "))
-        cursor = self._source.execute(
-            f"{self._sql}{where if after else ''} ORDER BY {keys} LIMIT {PAGE}", after or ()
-        )
+def _read_all(db: sqlite3.Connection, cursor: sqlite3.Cursor, table: str) -> bool:
+    """Copy rows until there are no more, or one can't be read."""
+    ended = whole = False
+    while not ended:
         rows: list[Any] = []
         try:
             for row in cursor:
                 rows.append(row)
-        except sqlite3.DatabaseError:
-            return rows, False
-        return rows, len(rows) < PAGE
-
-    def _backwards(self, first: tuple[Any, ...] | None) -> Iterator[list[Any]]:
-        """From the end, down to what was read already or can't be."""
-        before: tuple[Any, ...] | None = None
-        while True:
-            rows, ended = self._page(before, ascending=False)
-            if first is not None:
-                rows = [row for row in rows if row[: self._width] > first]
-            yield self._bare(rows)
-            if ended or len(rows) < PAGE:
-                return
-            before = rows[-1][: self._width]
-
-    def _leap(self, after: tuple[Any, ...] | None) -> Iterator[list[Any]]:
-        """From places beyond what can't be read, where the first column of the key is a number."""
-        low = after[0] if after and type(after[0]) is int else 0
-        for leap in range(_LEAPS):
-            beyond = low + (1 << leap)
-            if beyond >= 1 << 62:
-                return
-            key: tuple[Any, ...] = (beyond, *[-(1 << 62)] * (self._width - 1))
-            while True:
-                rows, ended = self._page(key, ascending=True)
-                yield self._bare(rows)
-                if ended or len(rows) < PAGE:
+                if len(rows) == PAGE:
                     break
-                key = rows[-1][: self._width]
-                low = max(low, key[0])
-            if ended:
-                return
+            else:
+                ended = whole = True
+        except sqlite3.DatabaseError:
+            ended = True
+        db.execute("BEGIN")
+        _put(db, table, rows)
+        db.execute("COMMIT")
+    return whole
 
 
-# -- rows that nothing leads to ------------------------------------------------------------------
+# -- by pages ------------------------------------------------------------------------------------
 
 
-def _recover(db: sqlite3.Connection, damaged: Path) -> None:
-    """Add what the command sqlite3 recovers, where it is installed."""
-    command = shutil.which("sqlite3")
-    if command is None:
-        return
-    found = damaged.with_name("cache.db.recovered")
-    found.unlink(missing_ok=True)
+def _search(db: sqlite3.Connection, damaged: Path, tables: set[str]) -> None:
+    """Add what can be a row of `tables`, from a copy into which the log was moved."""
+    copy = damaged.with_name("cache.db.searched")
     try:
-        dump = subprocess.Popen(
-            [command, "-readonly", str(damaged), ".recover --ignore-freelist"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        with dump:
-            subprocess.run(
-                [command, str(found)], stdin=dump.stdout, check=False, timeout=_RECOVER_S,
-                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            )  # fmt: skip
-        with closing(connect_read_only(found)) as source:
-            for table, key in _KEYS.items():
-                if table != "counters":
-                    _copy(db, source, table, key)
+        _remove(copy)
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{damaged}{suffix}", f"{copy}{suffix}")
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as moved:
+            moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with closing(Pages(copy)) as pages:
+            db.execute("BEGIN")
+            for table, row in _recognized(pages.records()):
+                if table in tables:
+                    _put(db, table, [row])
+            db.execute("COMMIT")
+    except (OSError, ValueError) as exc:
+        log.warning("%s can't be searched: %s", damaged, exc)
+        if db.in_transaction:
+            db.execute("COMMIT")
     finally:
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            Path(f"{found}{suffix}").unlink(missing_ok=True)
+        _remove(copy)
+
+
+def _recognized(records: Iterator[Record]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """Records that can only be rows of one table. What is left out (spans, what is to be destroyed)
+    can be done without: clean bytes are fetched again."""
+    for rowid, values in records:
+        if rowid is not None:
+            row = (rowid, *values[1:])
+            if len(row) == 21 and is_inode(row):
+                yield "inode", row
+            elif len(row) == 13 and not entry_fault(row):
+                yield "queue", row
+            elif len(row) == 4 and isinstance(row[2], str) and isinstance(row[3], str):
+                yield "event", row
+        else:
+            table = _without_rowid(values)
+            if table:
+                yield table, values
+
+
+def _without_rowid(values: tuple[Any, ...]) -> str:
+    types = tuple(map(type, values))
+    if types == (int, int, bytes, int) and is_name(values[2]):
+        return "dentry"
+    if types == (int, int, bytes) and len(values[2]) == CHUNK // 8:
+        return "blockmap"
+    if types == (int, bytes, bytes):
+        return "xattr"
+    if len(types) == 2 and types[0] is str:
+        return "fileset"
+    return ""

@@ -36,6 +36,13 @@ def _settings(source: Source) -> Iterator[Finding]:
     for key in _TEXTS:
         if not source.settings.get(key):
             yield _unknown(key, "is missing")
+    if not source.settings.get("token"):
+        yield Finding(
+            kind="setting",
+            text="the word by which home knows this cache is missing",
+            repair="nothing: mount it with -o takeover",
+            severity=Severity.LOST,
+        )
     block = source.settings.get("block_size")
     if type(block) is not int or not MIN_BLOCK <= block <= MAX_BLOCK or block & (block - 1):
         yield _unknown("block_size", f"is {block!r}, no size of a block")

@@ -115,13 +115,19 @@ class Source:
                 self.execute("COMMIT")
 
     def path(self, ino: int) -> bytes | None:
-        """A path of an inode, as far as names lead to the root."""
-        return Paths(self.db).of(ino)
+        """A path of an inode, if names lead to the root."""
+        try:
+            return Paths(self.db).of(ino)
+        except TypeError:
+            return None  # one of them is no name
 
     def path_of_name(self, parent: int, name: Any) -> bytes | None:
         if type(parent) is not int or not isinstance(name, bytes):
             return None
-        return Paths(self.db).join(parent, name)
+        try:
+            return Paths(self.db).join(parent, name)
+        except TypeError:
+            return None
 
     # -- blobs -----------------------------------------------------------------------------------
 

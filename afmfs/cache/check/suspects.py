@@ -130,8 +130,7 @@ class Suspects:
             shown = ", ".join(f"{a}-{b}" for a, b in lost[:4]) + ", ..." * (len(lost) > 4)
             text += f"; bytes {shown} were only here"
             repair = (
-                "reads of these fail, what is pending of them is dropped, and nothing is replayed"
-                " until `start`"
+                "reads of these fail, nothing of them is sent, and nothing at all until `start`"
             )
 
         return Finding(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 from afmfs.cache.check import blobs, databases, journal, names, settings
 from afmfs.cache.check.entries import Entries
@@ -14,10 +16,10 @@ from afmfs.model.findings import Finding
 Pages = Iterator[list[Finding]]
 
 
-def tables(source: Source) -> list[Finding]:
+def tables(cache: Path, db: sqlite3.Connection, *, live: bool) -> list[Finding]:
     """cache.db and its log as files of SQLite's."""
-    found = [*databases.check(source.db, quick=source.live)]
-    return found if source.live else [*databases.log_finding(source.cache), *found]
+    found = [*databases.check(db, quick=live)]
+    return found if live else [*databases.log_finding(cache), *found]
 
 
 def ground(source: Source) -> Pages:
