@@ -217,7 +217,8 @@ class ProgramMachine(TreeMachine):
         at_home = self._at_home(mask, offset, len(data))
         for n, byte in enumerate(data):
             kept = mask[offset + n] == KEPT
-            if byte != expected[n] if kept else all(there[n] != byte for there in at_home):
+            # It may have come with what was read before, in one block or ahead of it.
+            if byte != expected[n] and (kept or all(there[n] != byte for there in at_home)):
                 raise Wrong(f"byte {offset + n} reads {byte}, not {expected[n]}, nor as at home")
         self._learn(one, info, offset, data)
         return bytes(data)

@@ -16,7 +16,8 @@ import trio
 from afmfs.cache import fileset as fileset_module
 from afmfs.cache import link
 from afmfs.errors import Refused
-from afmfs.gateway import contact, replay
+from afmfs.gateway import contact, gateway, replay
+from afmfs.model.states import State
 from tests.harness.engine import Engine
 from tests.harness.files import EngineFiles
 from tests.harness.killing import Doom, MortalGateway, mortal
@@ -31,6 +32,9 @@ OPTIONS = (
 PATIENCE_S = 20.0
 """Nothing that is asked for takes so long; what does fails the test."""
 
+READY = (State.ACTIVE, State.INACTIVE, State.NEEDS_RESYNC)
+"""In these a resync may be asked for. After a crash that takes a moment."""
+
 AWAY_S = 0.02
 POLL_S = 0.001
 
@@ -43,6 +47,7 @@ def hurried() -> Iterator[None]:
         patch.setattr(contact, "PROBE_S", 0.2)
         patch.setattr(replay, "BREAKS_S", (0.0, 0.01))
         patch.setattr(link, "RESTART_S", (0.0,))
+        patch.setattr(gateway, "TICK_S", 0.05)
         patch.setattr(fileset_module, "LATER_MOUNT_S", 0.3)
         yield
 
@@ -128,6 +133,7 @@ class RepairedEngine:
         def begin() -> None:
             if not begun:
                 begun.append(True)
+                self._await(lambda: self._state in READY, "ready for a resync")
                 self._command("resync" if how == "manual" else "resync --keep-uncached")
 
         return begin, self._idle
@@ -189,25 +195,29 @@ class RepairedEngine:
         ask, done = self._begin(how)
         Doom.plan([(step, act)])
         ask()
-        end = time.monotonic() + PATIENCE_S
-        while not hit and not done():
-            assert time.monotonic() < end, f"not done: {self._fileset.status()}"
-            time.sleep(POLL_S)
+        self._await(lambda: bool(hit) or done(), "done")
         Doom.spare()
         return bool(hit) and not done()
 
     def finish(self) -> None:
-        end = time.monotonic() + PATIENCE_S
-        while not self._idle():
-            assert time.monotonic() < end, f"not done: {self._fileset.status()}"
-            time.sleep(POLL_S)
+        self._await(self._idle, "done")
         self.rest()
 
-    def rest(self) -> None:
+    @property
+    def _state(self) -> State:
+        async def state() -> State:
+            return State(self._fileset.status().state)
+
+        return self.engine.call(state)
+
+    def _await(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
-        while not self._rests():
-            assert time.monotonic() < end, f"it does not rest: {self._fileset.status()}"
+        while not holds():
+            assert time.monotonic() < end, f"it is not {what}: {self._fileset.status()}"
             time.sleep(POLL_S)
+
+    def rest(self) -> None:
+        self._await(self._rests, "at rest")
 
         async def handled() -> None:  # what the gateway has said last
             for _ in range(10):
@@ -248,10 +258,7 @@ class RepairedEngine:
 
     def verify(self) -> list[dict[str, Any]]:
         self._command("verify --data")
-        end = time.monotonic() + PATIENCE_S
-        while self._fileset.reports.shown()["running"]:
-            assert time.monotonic() < end, "no report"
-            time.sleep(POLL_S)
+        self._await(lambda: not self._fileset.reports.shown()["running"], "compared")
 
         async def read() -> bytes:
             return b"".join([piece async for piece in self._fileset.report_lines()])
