@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -195,7 +196,10 @@ class _Engine:
             case "job_taken":
                 replay.job_taken(message["id"])
             case "forget":
-                self.journal.forget(message["seq"])
+                try:
+                    self.journal.forget(message["seq"])
+                except sqlite3.OperationalError as exc:  # a full disk; it is said again
+                    log.debug("outcomes can't be forgotten yet: %s", exc)
             case "journal_known":
                 replay.journal_known(message["id"])
             case "drop":

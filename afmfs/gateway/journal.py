@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afmfs.gateway.journal_file import TURN, Known, last_outcome, open_file
+from afmfs.gateway.journal_file import TURN, Known, last_outcome, log_limit, open_file
 from afmfs.gateway.stamp import Stamp
 from afmfs.model.outcome import ADOPTED, DONE, DROPPED, LOST, NULLED, RESYNCED, UNREPRESENTABLE
 
@@ -48,6 +48,10 @@ class Requeued(NamedTuple):
     pushing: bool
 
 
+ENTRY = 128
+"""What a batch adds to the log for each of its entries, about."""
+
+
 class AlreadyRunning(Exception):
     """Another gateway holds this home's journal."""
 
@@ -61,6 +65,7 @@ class Journal:
         self._lock_fd = _lock(directory / "lock")
         try:
             self._db, self.news = open_file(directory / "gateway.db", known)
+            self.most_at_once = log_limit(directory) // ENTRY
         except BaseException:
             os.close(self._lock_fd)
             raise

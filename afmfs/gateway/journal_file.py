@@ -53,6 +53,8 @@ INSERT OR REPLACE INTO state VALUES ('journal', lower(hex(randomblob(16))));
 }
 _SCHEMA = _FIRST + "".join(_UPGRADES.values())
 
+_LEAST_LOG, _MOST_LOG = 64 << 10, 4 << 20
+
 TURN = "INSERT INTO state VALUES ('turn', 1) ON CONFLICT DO UPDATE SET value=value+1"
 """Part of every transaction: by their number the cache tells an older copy of the journal."""
 
@@ -114,6 +116,13 @@ def _open(path: Path) -> sqlite3.Connection:
         raise
 
 
+def log_limit(directory: Path) -> int:
+    """Bytes of log from which on it moves into the database. On a small disk it must stay well
+    within what the cache leaves to the databases, a tenth."""
+    found = os.statvfs(directory)
+    return max(_LEAST_LOG, min(_MOST_LOG, found.f_blocks * found.f_frsize // 160))
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     new = not path.exists()
     if not new and not path.stat().st_size:
@@ -124,6 +133,10 @@ def _connect(path: Path) -> sqlite3.Connection:
         version = VERSION if new else _version(db, path)
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000"):
             db.execute(f"PRAGMA {pragma}")
+        (page,) = db.execute("PRAGMA page_size").fetchone()
+        limit = log_limit(path.parent)
+        db.execute(f"PRAGMA wal_autocheckpoint={limit // page}")
+        db.execute(f"PRAGMA journal_size_limit={limit}")
         script = _SCHEMA if new else "".join(_UPGRADES[n] for n in range(version, VERSION))
         if script:
             db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")

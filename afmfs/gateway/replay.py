@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -89,6 +90,7 @@ class Replay:
         self._drops: list[tuple[int, int]] = []
         self._landing: Landing | None = None
         self._breaks = 0
+        self._said = ""
         self._clean = True  # whether something may have to be removed at home
         self.in_doubt = 0
         self.settled = False
@@ -201,6 +203,13 @@ class Replay:
                 except HomeAway as trouble:
                     log.info("replay: %s", trouble)
                     self._break_off()
+                except sqlite3.OperationalError as exc:
+                    # A full disk: what was begun is in doubt, as after a crash. A job's own memory
+                    # does not stand that, and the next gateway goes on with it.
+                    if self.jobs.active:
+                        raise
+                    self._say(exc)
+                    self._break_off()
         except Stopped:
             pass
 
@@ -256,6 +265,12 @@ class Replay:
         with self._changed:
             if not (self._awake or self._ending):
                 self._changed.wait(60.0 if seconds is None else min(seconds, 60.0))
+
+    def _say(self, exc: Exception) -> None:
+        """Once for each trouble: it is met again and again as long as it lasts."""
+        if str(exc) != self._said:
+            log.error("replay: the cache's disk: %s", exc)
+        self._said = str(exc)
 
     def _break_off(self) -> None:
         """All of the running batch is in doubt: it stays in flight (connection)."""
@@ -341,7 +356,7 @@ class Replay:
         """The batch is executed, durably at home. Its outcomes wait for a durable point."""
         landing = land(pick, result, self._journal.requeued())
         self._progress.end()
-        self._landing, self._breaks = landing, 0
+        self._landing, self._breaks, self._said = landing, 0, ""
         firsts = {action.ids[0] for action, _ in result.failed}
         for one in landing.requeued:
             if one.tries == 1 and one.id in firsts:

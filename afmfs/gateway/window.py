@@ -18,7 +18,7 @@ from afmfs.model.entry import Entry, Op
 from afmfs.model.order import split_held
 
 ENTRIES = 8192
-"""Entries of a window."""
+"""Entries of a window; fewer where the journal has little room."""
 
 LEAST = 64
 """Entries of the shortest window."""
@@ -52,7 +52,8 @@ class Window:
         self._delay_ns = int(async_delay_s * _NS)
         self._start = 0  # entries up to here are executed
         self._last: tuple[int, tuple[int, ...]] | None = None  # see _go_on
-        self._limit = ENTRIES
+        self._most = max(LEAST, min(ENTRIES, journal.most_at_once))
+        self._limit = self._most
         self.flush_through = 0  # entries up to here are ripe whatever their age
         # Inodes that a job has not brought home yet, as home refuses them for now.
         self.waiting_inos: Callable[[], frozenset[int]] = frozenset
@@ -85,7 +86,7 @@ class Window:
             if not blocked and len(pick.entries) == len(ready):
                 self._last = ready[-1].id, pick.batch.ids
             # Where batches are cut short, reading and planning a long window each time is waste.
-            self._limit = min(ENTRIES, max(LEAST, 2 * len(pick.entries)))
+            self._limit = min(self._most, max(LEAST, 2 * len(pick.entries)))
             return pick
         tries = [r.next_try_ns for r in late.values()]
         if next_ns is not None:
