@@ -306,7 +306,10 @@ class Blobs:
         while self._pool:
             gen, fd = self._pool.popleft()
             os.close(fd)
-            self.remove(gen)
+            try:
+                self.remove(gen)
+            except OSError as exc:  # the next start removes it
+                self._disk.met(exc)
         while self._open:
             self._close(self._open.popitem()[1])
         os.close(self._dir)

@@ -221,7 +221,7 @@ class Callbacks:
         log.error("callback %s at %s: %s", callback.id, event.name, reason)
         try:
             self._record(FAILED, callback=callback.id, event=event.name, reason=reason)
-        except sqlite3.Error as exc:  # a full disk
+        except (OSError, sqlite3.Error) as exc:  # a full disk
             log.error("callback %s: the event can't be kept: %s", callback.id, exc)
 
 

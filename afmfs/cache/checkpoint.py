@@ -8,6 +8,7 @@ dead.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sqlite3
@@ -19,8 +20,8 @@ from afmfs.cache.store import Store, connect
 
 log = logging.getLogger(__name__)
 
-LOW, HIGH = 16 << 20, 256 << 20
-"""Bytes of log from which checkpoints are made, and from which a reader in the way is killed."""
+HIGH = 16
+"""How many times as long as it should be the log is when a reader in its way is killed."""
 LITTLE = 256
 """Pages that may remain for the checkpoint that takes the write lock."""
 POLL_S = 0.5
@@ -30,22 +31,43 @@ class Checkpointer:
     def __init__(self, store: Store, kill_reader: Callable[[], None]) -> None:
         self._store, self._kill_reader = store, kill_reader
         self._db: sqlite3.Connection | None = None
+        self._turn = trio.Lock()
+        self._low = store.disk.log_limit  # bytes of log from which checkpoints are made
 
     async def run(self) -> None:
         """Keep the log short until cancelled."""
-        wal = f"{self._store.path}-wal"
+        wal, said = f"{self._store.path}-wal", ""
         while True:
             await trio.sleep(POLL_S)
-            size = os.stat(wal).st_size
-            if size < LOW:
-                continue
             try:
-                done = await trio.to_thread.run_sync(self._checkpoint)
-            except sqlite3.Error as exc:
-                log.error("checkpoint: %s", exc)
+                size = os.stat(wal).st_size
+                if size < self._low:
+                    continue
+                done = await self._run()
+            except (OSError, sqlite3.Error) as exc:
+                if str(exc) != said:
+                    log.error("checkpoint: %s", exc)
+                said = str(exc)
                 continue
-            if not done and size > HIGH:
+            said = ""
+            if not done and size > HIGH * self._low:
                 self._kill_reader()
+
+    async def shorten(self) -> None:
+        """Give back what the log does not need, as far as its readers let us."""
+        if await self._run():
+            with self._store as store:  # the commit that begins it anew cuts it
+                store.put("shortened", int(store.get("shortened", 0)) + 1)
+
+    async def _run(self) -> bool:
+        async with self._turn:
+            try:
+                return await trio.to_thread.run_sync(self._checkpoint)
+            except sqlite3.OperationalError as exc:
+                if getattr(exc, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_FSYNC:
+                    self._store.disk.fail(OSError(errno.EIO, str(exc)))
+                self._store.disk.met(exc)
+                raise
 
     def _checkpoint(self) -> bool:
         """Whether the whole log is in cache.db, so that it begins anew."""

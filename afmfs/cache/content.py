@@ -182,6 +182,11 @@ class Content(Reading):
         if cached > max(before, self.quota.hard):
             raise failed(errno.ENOSPC)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether more is cached than the soft quota."""
+        return self._store.counters.cached_bytes > self.quota.soft
+
     def _admit(self, growth: int) -> None:
         """ENOSPC if so many bytes more would be too many. Said before any is written."""
         if self._store.counters.cached_bytes + growth > self.quota.hard:

@@ -14,9 +14,11 @@ transaction, which rolls back: the reserve is for going on, and never what keeps
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +41,18 @@ ENTRY = 16 << 10
 LOG = 16 << 20
 """Bytes of a log that are worth keeping; a fortieth of a small disk."""
 
+BALLAST = 2 << 20
+"""Bytes that the log has of the disk whatever others do: enough for an eviction."""
+
+BELIEVED_S = 60.0
+"""How long an error is told of that does not show again."""
+
 MANY = 1 << 62
+
+
+_KEEP_SIZE = 1
+_fallocate = ctypes.CDLL(None).fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class Room(NamedTuple):
@@ -85,7 +98,8 @@ class Disk:
         self._credit = 0
         self.failed = ""  # why nothing may be promised any more; '' while all is well
         self._failure = errno.EIO
-        self.error = ""  # the last error but for want of room, as long as it lasts
+        self.error = ""  # the last error but for want of room
+        self._error_code, self._error_at = 0, 0.0
         self.short: Callable[[], None] = lambda: None  # called when room should be made
 
     # -- asking ----------------------------------------------------------------------------------
@@ -186,14 +200,38 @@ class Disk:
             self._failure = errno.EROFS if exc.errno == errno.EROFS else errno.EIO
         self._credit = -1  # whoever asks looks
 
-    def met(self, exc: BaseException) -> None:
-        """An operation has failed, for another reason than want of room."""
-        if not is_full(exc):
-            self.error = getattr(exc, "strerror", None) or str(exc)
+    def met(self, exc: Exception) -> Exception:
+        """An operation has failed: remember why, unless it was for want of room. The error as
+        whoever asked should get it: a database has no word for a disk that became read-only."""
+        if is_full(exc):
+            return exc
+        now = self._try()
+        if isinstance(exc, sqlite3.Error) and now is not None:
+            exc = now
+        self.error = getattr(exc, "strerror", None) or str(exc)
+        self._error_code = getattr(exc, "errno", None) or errno.EIO
+        self._error_at = time.monotonic()
+        return exc
 
-    def fine(self) -> None:
-        """All that was written is on stable storage."""
-        self.error = ""
+    def _try(self) -> OSError | None:
+        """What the disk says to the smallest of changes."""
+        try:
+            os.utime(self._fd)
+        except OSError as exc:
+            return exc
+        return None
+
+    def look_again(self) -> None:
+        """Whether the last error still stands. What can't be tried is believed for a while."""
+        if self.error and self._try() is None:
+            late = time.monotonic() > self._error_at + BELIEVED_S
+            if late or self._error_code == errno.EROFS:
+                self.error = ""
+
+    def keep(self, fd: int, size: int) -> None:
+        """Have so many bytes of the disk belong to a file, whose size stays. One that can't do so
+        does without."""
+        _fallocate(fd, _KEEP_SIZE, 0, size)
 
     def close(self) -> None:
         os.close(self._fd)

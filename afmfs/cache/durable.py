@@ -12,7 +12,8 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -46,6 +47,7 @@ class Durable:
         self.durable_entry = int(store.get("durable_entry", 0))
         self._clean_at = -1  # value of store.commits that the last point covers
         self._running = trio.Lock()
+        self._marked = False  # that a sync has failed
         self._flush_s = 1.0  # how long a flush of the log takes: running mean
         self.before: list[Callable[[], None]] = []  # called when a point starts
         self.after: list[Callable[[], None]] = []  # called when it is done
@@ -55,7 +57,26 @@ class Durable:
 
     async def sync_wal(self) -> None:
         """Every committed transaction is durable on return."""
-        await self._flush(self._store.sync_wal)
+        with self._marking():
+            await self._flush(self._store.sync_wal)
+
+    @contextmanager
+    def _marking(self) -> Iterator[None]:
+        """Where a sync fails, have whoever opens the cache next believe no more than after a loss
+        of power: what the kernel could not write it may have dropped."""
+        try:
+            yield
+        except OSError as exc:
+            disk = self._store.disk
+            disk.met(exc)
+            if disk.failed and not self._marked:
+                self._marked = True
+                try:
+                    with self._store as store:
+                        store.put("boot_id", "")
+                except (OSError, sqlite3.Error) as error:  # it takes nothing at all any more
+                    log.error("the cache's disk has failed: %s", error)
+            raise
 
     async def _flush(self, flush: Callable[[], None]) -> None:
         """Run a flush on the loop thread while this disk is quicker than a hop to another."""
@@ -71,6 +92,10 @@ class Durable:
 
         Everything that returned before the call is durable on return.
         """
+        with self._marking():
+            return await self._make()
+
+    async def _make(self) -> int:
         async with self._running:
             if self._store.commits == self._clean_at:
                 return self.durable_entry
@@ -84,7 +109,7 @@ class Durable:
             clean_at = self._store.commits
             created, self._blobs.created = self._blobs.created, set()
             try:
-                await trio.to_thread.run_sync(syncfs, self._blobs.root_descriptor)
+                await trio.to_thread.run_sync(self._sync_all)
             except BaseException:
                 self._blobs.created |= created
                 raise
@@ -99,6 +124,11 @@ class Durable:
         for call in self.after:
             call()
         return last
+
+    def _sync_all(self) -> None:
+        disk = self._store.disk
+        disk.sync(syncfs, self._blobs.root_descriptor)
+        disk.check()  # one that is read-only has nothing to sync, and says that all is well
 
     async def _drain(self) -> None:
         """Until nothing stands half-way that a point has to have, or to leave, as a whole.
@@ -148,20 +178,21 @@ class Durable:
         await self.sync_wal()
 
     async def _sync_blob(self, gen: int, fd: int) -> None:
-        created = gen in self._blobs.created
+        created, disk = gen in self._blobs.created, self._store.disk
 
         def flush() -> None:
-            os.fdatasync(fd)
+            disk.sync(os.fdatasync, fd)
             if created:  # its name has to survive as well
                 shard = self._blobs.shard_descriptor(gen)
                 try:
-                    os.fsync(shard)
+                    disk.sync(os.fsync, shard)
                 finally:
                     os.close(shard)
 
         self._blobs.borrow(fd)
         try:
-            await self._flush(flush)
+            with self._marking():
+                await self._flush(flush)
         finally:
             self._blobs.give_back(fd)
         self._blobs.created.discard(gen)
@@ -204,6 +235,7 @@ class Durable:
 
     async def run(self, interval_s: float) -> None:
         """A point every `interval_s` while things change; numbers are reserved in time."""
+        said = ""
         while True:
             await trio.sleep(interval_s)
             try:
@@ -211,5 +243,8 @@ class Durable:
                     if numbers.running_out:
                         numbers.reserve()
                 await self.make()
+                said = ""
             except (OSError, sqlite3.Error) as exc:
-                log.error("the cache's disk takes no durable point: %s", exc)
+                if str(exc) != said:
+                    log.error("the cache's disk takes no durable point: %s", exc)
+                said = str(exc)

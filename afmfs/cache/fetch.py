@@ -2,7 +2,8 @@
 
 A fetch that is under way is void once anything was unmarked below it (a truncation, an eviction):
 its bytes may be older than what was pushed since (fetch-unchanged). A write does not void it: what
-was written is valid, and the answer only goes where nothing is (fetch-not-valid).
+was written is valid, and the answer only goes where nothing is (fetch-not-valid). Where the cache
+has no room for it, and none can be made, it goes to those who read it, and is not kept.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import errno
 import logging
 import math
 import mmap
-from collections.abc import Callable
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable
 
 import trio
 
 from afmfs.cache.content import Content
+from afmfs.cache.disk import is_full
 from afmfs.cache.inode import Inode, Stamp
 from afmfs.cache.link import GatewayLink
 from afmfs.cache.namespace import failed
+from afmfs.cache.spare import Pieces, Spares
 from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
 from afmfs.gateway.protocol import MAX_FETCH, Message, close_all
@@ -36,10 +41,11 @@ changed it is no new request."""
 class _Flight:
     """One request: blocks [first, last] of an inode."""
 
-    __slots__ = ("done", "error", "first", "last", "void")
+    __slots__ = ("done", "error", "first", "last", "readers", "void")
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last, self.void = first, last, False
+        self.readers = 0  # that wait for it
         self.error: OSError | None = None
         self.done = trio.Event()
 
@@ -59,30 +65,48 @@ class Fetcher:
         self._flights: dict[int, list[_Flight]] = {}
         self._runs: dict[int, tuple[int, int]] = {}  # inode -> next block of a run, blocks ahead
         self._met: dict[int, float] = {}  # inode -> when it was found changed at home
+        self._spares = Spares()
         self.nursery: trio.Nursery | None = None
         self.asked: Callable[[], None] = lambda: None  # called when home is asked
         self.used: Callable[[int], None] = lambda ino: None  # called when something has come
+        self.make_room: Callable[[int], Awaitable[bool]] = _none  # for so many bytes, if it can be
 
     def void(self, ino: int) -> None:
         """What is under way for the inode is worthless."""
         for flight in self._flights.get(ino, ()):
             flight.void = True
         self._runs.pop(ino, None)
+        if self._spares:
+            self._spares.void(ino)
 
     def void_all(self) -> None:
         """Everything under way is worthless: home is another."""
         for ino in list(self._flights):
             self.void(ino)
         self._runs.clear()
+        self._spares.void()
 
-    async def ensure(self, inode: Inode, start: int, end: int) -> None:
-        """Bring what is missing of [start, end). EIO if home can't be asked or does not answer, or
-        its version is not the known one."""
+    async def ensure(self, inode: Inode, start: int, end: int) -> Pieces:
+        """Bring what is missing of [start, end). What the cache has no room for is returned: it
+        has to be read at once. EIO if home can't be asked or does not answer, or its version is
+        not the known one."""
+        waits_for: set[_Flight] = set()
+        try:
+            return await self._ensure(inode, start, end, waits_for)
+        finally:
+            for flight in waits_for:
+                flight.readers -= 1
+
+    async def _ensure(self, inode: Inode, start: int, end: int, waits_for: set[_Flight]) -> Pieces:
         deadline = trio.current_time() + self._timeout_s
         while trio.current_time() < deadline:
             numbers = self._validity.uncached_blocks(inode, start, end)
             if not numbers:
-                return
+                return ()
+            if self._spares:
+                missing = self._validity.missing(inode, start, end)
+                if (found := self._spares.of(inode.ino, missing)) is not None:
+                    return found
             if self._store.execute("SELECT 1 FROM lost WHERE ino=?", (inode.ino,)).fetchone():
                 raise failed(errno.EIO)  # a resync has found that home has no such file
             waits = [self._flight_of(inode, number) for number in numbers]
@@ -91,6 +115,9 @@ class Fetcher:
                 self._launch(inode, [n for n, f in zip(numbers, waits, strict=True) if not f])
             )
             self._read_ahead(inode, numbers)
+            for flight in flights - waits_for:
+                flight.readers += 1
+            waits_for |= flights
             for flight in flights:
                 await flight.done.wait()
                 if flight.error is not None:
@@ -123,6 +150,8 @@ class Fetcher:
         """A run of sequential reads brings 1, 2, 4, 8 blocks more than it asked for."""
         following, ahead = self._runs.get(inode.ino, (-1, 0))
         ahead = min(max(1, ahead * 2), READ_AHEAD) if numbers[0] == following else 0
+        if self._spares or self._content.is_crowded:
+            ahead = 0  # what nobody has asked for yet must not take the room
         if len(self._runs) > 1024:
             self._runs.clear()
         first = numbers[-1] + 1
@@ -167,11 +196,28 @@ class Fetcher:
                 raise failed(errno.EIO)
             if reply["errno"]:
                 raise failed(reply["errno"])
-            if flight.void or self._store.inode(inode.ino) is not inode:
-                return
-            self._put(inode, start, reply, fds[0])
+            await self._take(inode, flight, start, reply, fds[0])
         finally:
             close_all(fds)
+
+    async def _take(
+        self, inode: Inode, flight: _Flight, start: int, reply: Message, fd: int
+    ) -> None:
+        """What has come goes into the cache; what has no place there, to who waits for it."""
+        while not flight.void and self._store.inode(inode.ino) is inode:
+            try:
+                self._put(inode, start, reply, fd)
+                return
+            except (OSError, sqlite3.Error) as exc:
+                if is_full(exc) and await self.make_room(reply["length"]):
+                    continue
+                if flight.void or self._store.inode(inode.ino) is not inode:
+                    return
+                log.debug("inode %d: what was fetched can't be kept: %s", inode.ino, exc)
+            if flight.readers and reply["length"]:
+                data = os.pread(fd, reply["length"], 0)
+                self._spares.add(inode.ino, start, data, lambda: flight.readers > 0)
+            return
 
     def _meet(self, ino: int) -> None:
         """The file was found changed at home."""
@@ -186,11 +232,16 @@ class Fetcher:
         if stamp:
             self._adopt(inode, Stamp(stamp["size"], stamp["mtime"], stamp["ino"]))
         if length:
-            with mmap.mmap(fd, length, prot=mmap.PROT_READ) as data, memoryview(data) as view:
-                self._content.fill(inode, start, view, self._point())
+            # Not closed here: where it fails, the traceback still holds parts of it.
+            data = memoryview(mmap.mmap(fd, length, prot=mmap.PROT_READ))
+            self._content.fill(inode, start, data, self._point())
 
     def _adopt(self, inode: Inode, stamp: Stamp) -> None:
         """A version at home that agrees with every cached byte is the known one from now on."""
         if (inode.home_size, inode.home_mtime, inode.home_ino) != stamp:
             with self._store as store:
                 store.save(inode, home_size=stamp.size, home_mtime=stamp.mtime, home_ino=stamp.ino)
+
+
+async def _none(size: int) -> bool:
+    return False

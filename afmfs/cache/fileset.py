@@ -9,7 +9,9 @@ for home under any of them.
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import sqlite3
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +25,7 @@ from afmfs.cache import leftovers
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.checkpoint import Checkpointer
 from afmfs.cache.content import Content
+from afmfs.cache.disk import is_full
 from afmfs.cache.durable import Durable
 from afmfs.cache.evict import Evictions, Run
 from afmfs.cache.fetch import Fetcher
@@ -35,6 +38,7 @@ from afmfs.cache.locks import InodeLocks
 from afmfs.cache.namespace import Namespace, Unread, failed
 from afmfs.cache.recovery import Recovery
 from afmfs.cache.retire import Retirement
+from afmfs.cache.room import Room, roomy
 from afmfs.cache.settings import Settings
 from afmfs.cache.settle import Settlement
 from afmfs.cache.steering import Steering
@@ -45,7 +49,10 @@ from afmfs.cache.validity import Validity
 from afmfs.cache.xattrs import Xattrs
 from afmfs.errors import Refused
 from afmfs.model.entry import ROOT, UNLINKED
+from afmfs.model.quota import quota
 from afmfs.model.states import Link
+
+log = logging.getLogger(__name__)
 
 FIRST_MOUNT_S, LATER_MOUNT_S = 10.0, 1.0
 """How long a mount waits for home: the first needs it, a later one only wants to hear a refusal."""
@@ -110,6 +117,13 @@ class Fileset(Steering):
         )  # fmt: skip
         self._lister = Lister(store, self._namespace, self._link)
         self._checkpointer = Checkpointer(store, self._link.kill)
+        self.room = Room(
+            store, self.evictions, self._usage, self,
+            allowed=lambda: self.settings.tunables.auto_eviction,
+            shorten_log=self._checkpointer.shorten,
+            durable_point=self._durable.make,
+        )  # fmt: skip
+        self._set_quota()
         self.trash = TrashDesk(
             store, self._content, self._namespace, self._lister, self._kernel, self._link,
             Settlement(store, self._content), home / "gateway.db", self._retirement.take_over,
@@ -117,6 +131,14 @@ class Fileset(Steering):
         )  # fmt: skip
         self._start = start
         super().__init__()
+
+    def _set_quota(self) -> None:
+        tunables, room = self.settings.tunables, self.room
+        room.quota = self._content.quota = quota(
+            tunables.cache_size, tunables.evict_at, self._store.disk.total
+        )
+        self._content.crowded = self._store.disk.short = room.crowded
+        self._fetcher.make_room = room.make
 
     @property
     def invalidator(self) -> Invalidator | None:
@@ -144,7 +166,7 @@ class Fileset(Steering):
         """The directory, its names read from home."""
         inode = self._inode(ino)
         if inode.listed != LISTED:
-            await self._lister.ensure(inode)
+            await self.room.given(lambda: self._lister.ensure(inode))
         if not inode.is_dir:
             raise failed(errno.ENOTDIR)
         return inode
@@ -161,6 +183,7 @@ class Fileset(Steering):
             raise failed(errno.ENOENT)
         return inode
 
+    @roomy
     async def make(
         self,
         parent: int,
@@ -183,6 +206,7 @@ class Fileset(Steering):
             self._xattrs.inherit(directory, inode)
         return inode
 
+    @roomy
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         self.touched = True
         self._check_name(name)
@@ -191,6 +215,7 @@ class Fileset(Steering):
         self._namespace.link(inode, directory, name)
         return inode
 
+    @roomy
     async def remove(self, parent: int, name: bytes, *, directory: bool) -> None:
         """unlink(2) or rmdir(2)."""
         self.touched = True
@@ -201,6 +226,7 @@ class Fileset(Steering):
             await self._lister.ensure(unread.directory)
             self._namespace.remove(where, name, directory=directory)
 
+    @roomy
     async def rename(
         self, parent: int, name: bytes, parent2: int, name2: bytes, flags: int
     ) -> None:
@@ -239,6 +265,7 @@ class Fileset(Steering):
             raise failed(errno.ESTALE)
         return inode
 
+    @roomy
     async def setattr(
         self,
         ino: int,
@@ -262,8 +289,9 @@ class Fileset(Steering):
         if mode is not None:
             changes["mode"] = inode.kind | stat.S_IMODE(mode)
         if size is not None and size != inode.size:
-            await self._content.resize(
-                inode, size, changes={k: changes[k] for k in ("ctime", "mtime")}
+            now_changed = {key: changes[key] for key in ("ctime", "mtime")}
+            await self.room.given(
+                lambda: self._content.resize(inode, size, changes=now_changed), size - inode.size
             )
             if len(changes) == 2:
                 return inode
@@ -281,11 +309,11 @@ class Fileset(Steering):
 
     def statfs(self) -> Statfs:
         """Home's size and free space as the gateway last saw them; available is the lesser of that
-        and what the cache's disk can still take."""
+        and what the cache can still take."""
         here = os.statvfs(self.settings.cache)
         home = self._link.home.statvfs or self.remembered_statvfs()
         unit = home.get("bsize") or here.f_frsize
-        room = here.f_bavail * here.f_frsize // unit
+        room = self.room.available() // unit
         return Statfs(
             unit,
             home.get("blocks", here.f_blocks * here.f_frsize // unit),
@@ -327,14 +355,25 @@ class Fileset(Steering):
         """Bytes at `offset`; fewer only at the end. EIO where uncached blocks can't be fetched."""
         self.touched = True
         inode = self._inode(ino)
-        if not inode.whole:
-            await self._fetcher.ensure(inode, offset, offset + size)
-        return await self._content.read(inode, offset, size)
+        if inode.whole:
+            return await self._content.read(inode, offset, size)
+        spare = await self._fetcher.ensure(inode, offset, offset + size)
+        return await self._content.read(inode, offset, size, spare)
 
     async def write(self, ino: int, offset: int, data: bytes) -> int:
-        """All of `data` is in the cache and queued on return. Never waits for home."""
+        """All of `data` is in the cache and queued on return. Waits for home only where nothing but
+        what home is yet to get fills the cache."""
         self.touched = True
-        return await self._content.write(self._inode(ino), offset, data)
+        inode = self._inode(ino)
+        try:
+            return await self._content.write(inode, offset, data)
+        except (OSError, sqlite3.Error) as exc:
+            if not is_full(exc):
+                raise
+        need = max(len(data), offset + len(data) - inode.size)
+        return await self.room.retry(
+            lambda: self._content.write(self._inode(ino), offset, data), need, patient=True
+        )
 
     async def fsync(self, ino: int) -> None:
         """The object is durable in the cache on return: its bytes, and what names it."""
@@ -350,19 +389,24 @@ class Fileset(Steering):
 
     def _evicted(self, run: Run) -> None:
         """An eviction down to a limit has ended."""
-        self.record_event("afmEvictEnd", files=run.files, bytes=run.bytes, reason=run.reason)
+        try:
+            self.record_event("afmEvictEnd", files=run.files, bytes=run.bytes, reason=run.reason)
+        except (OSError, sqlite3.Error) as exc:
+            log.error("the end of an eviction can't be recorded: %s", exc)
 
     # -- extended attributes ---------------------------------------------------------------------
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
         return self._xattrs.get(self._inode(ino), name)
 
+    @roomy
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         self._xattrs.set(self._inode(ino), name, value, flags)
 
     async def listxattr(self, ino: int) -> list[bytes]:
         return self._xattrs.names(self._inode(ino))
 
+    @roomy
     async def removexattr(self, ino: int, name: bytes) -> None:
         self._xattrs.remove(self._inode(ino), name)
 
@@ -376,6 +420,7 @@ class Fileset(Steering):
         self.trash.nursery = nursery
         nursery.start_soon(self.trash.run)
         nursery.start_soon(self._usage.run)
+        nursery.start_soon(self.room.run)
 
     def recover(self) -> None:
         """Make the cache fit to be served. Durable on return."""
@@ -431,14 +476,23 @@ class Fileset(Steering):
             self._retirement.close()
             self.reports.close()
             self._checkpointer.close()
+            try:
+                await self._leave_clean()
+            except (OSError, sqlite3.Error) as exc:  # as after a kill: the next start mends it
+                log.error("the cache's disk: %s", exc)
+            self._store.close()
+
+    async def _leave_clean(self) -> None:
+        """The last durable point, and the record that it was the last."""
+        try:
             self._usage.write_at_once()
             await self._durable.make()
+        finally:
             self._blobs.close()
-            with self._store as store:
-                store.put("clean", 1)
-                store.put("pool", "[0, 0]")  # nothing of it is left
-            await self._durable.sync_wal()
-            self._store.close()
+        with self._store as store:
+            store.put("clean", 1)
+            store.put("pool", "[0, 0]")  # nothing of it is left
+        await self._durable.sync_wal()
 
 
 @asynccontextmanager

@@ -7,6 +7,7 @@ import logging
 import socket
 import sqlite3
 import time
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -25,11 +26,27 @@ if TYPE_CHECKING:
     from afmfs.cache.durable import Durable
     from afmfs.cache.link import GatewayLink
     from afmfs.cache.retire import Retirement
+    from afmfs.cache.room import Room
     from afmfs.cache.settings import Settings
     from afmfs.cache.store import Store
     from afmfs.cache.trash import TrashDesk
 
 log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+async def until_kept(call: Callable[[], Awaitable[None]], trouble: str) -> None:
+    """Do what the cache's disk has to take, however long it does not."""
+    said = False
+    while True:
+        try:
+            return await call()
+        except (OSError, sqlite3.Error) as exc:
+            if not said:
+                log.error("%s: %s", trouble, exc)
+            said = True
+            await trio.sleep(RETRY_S)
 
 
 class Hearing:
@@ -41,6 +58,7 @@ class Hearing:
     _durable: Durable
     _retirement: Retirement
     trash: TrashDesk
+    room: Room
 
     def __init__(self) -> None:
         self.recovering = False
@@ -180,26 +198,29 @@ class Hearing:
         self._link.post({"type": "point_done", "rid": message["rid"], "ok": ok})
 
     async def _on_outcomes(self, message: Message) -> None:
-        while True:
-            try:
-                retirement = self._retirement
-                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
-                await retirement.take_over()
-                self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
-                return
-            except sqlite3.Error as exc:  # a full disk: outcomes stay in gateway.db
-                log.error("outcomes can't be taken over yet: %s", exc)
-                await trio.sleep(1)
+        async def take_over() -> None:
+            retirement = self._retirement
+            self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
+            await retirement.take_over()
+            self._pace.note(time.monotonic(), retirement.entries, retirement.bytes)
+
+        await until_kept(take_over, "outcomes can't be taken over yet")  # they are in gateway.db
+        self.room.moved()
 
     async def _on_inconsistent(self, message: Message) -> None:
         """Durable before anything else is replayed; the gateway waits for `run`."""
         path, reason = message["path"], message["reason"]
-        if not self.needs_resync:  # who goes on reading what was changed finds it again and again
-            with self._store as store:  # the state is never seen without its event
-                store.put("needs_resync", f"{path}: {reason}")
-                store.put("needs_resync_at", store.entries.last)
-                insert_event(store.db, "afmNeedsResync", {"path": path, "reason": reason})
-        await self._durable.sync_wal()
+
+        async def keep() -> None:
+            # Who goes on reading what was changed finds it again and again.
+            if not self.needs_resync:
+                with self._store as store:  # the state is never seen without its event
+                    store.put("needs_resync", f"{path}: {reason}")
+                    store.put("needs_resync_at", store.entries.last)
+                    insert_event(store.db, "afmNeedsResync", {"path": path, "reason": reason})
+            await self._durable.sync_wal()
+
+        await until_kept(keep, f"{path} was changed at home, which can't be kept yet")
         self.post_run()
         self._end_recovery(self.needs_resync)
 

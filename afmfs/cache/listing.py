@@ -22,6 +22,9 @@ from afmfs.cache.namespace import Namespace, failed
 from afmfs.cache.store import Store
 from afmfs.gateway.protocol import close_all
 
+ROW = 4096
+"""What one entry adds to the log, about, at most."""
+
 STEP = 256
 """Entries that enter in one transaction; other requests are answered between two."""
 
@@ -71,6 +74,7 @@ class Lister:
             store.save(directory, listed=READING)
         subdirectories = 0
         for step in _steps(fds[0]) if count else ():
+            self._store.disk.enter(size=ROW * len(step))
             with self._store:
                 for row in step:
                     subdirectories += self.enter(directory, row)

@@ -14,6 +14,7 @@ import trio
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.damage import Damage
 from afmfs.cache.inode import Inode
+from afmfs.cache.spare import Pieces
 from afmfs.cache.validity import Validity
 from afmfs.errors import Damaged
 from afmfs.model.blocks import blob_length
@@ -27,8 +28,11 @@ class Reading:
         self._blobs, self.validity, self.damage = blobs, validity, damage
         self._nowait = os.RWF_NOWAIT
 
-    async def read(self, inode: Inode, offset: int, size: int) -> bytes | bytearray:
-        """Bytes that need nothing from home: the caller has fetched what was missing."""
+    async def read(
+        self, inode: Inode, offset: int, size: int, spare: Pieces = ()
+    ) -> bytes | bytearray:
+        """Bytes that need nothing from home: the caller has fetched what was missing. `spare` is
+        what of it could not be kept."""
         end = min(offset + size, inode.size)
         if offset >= end:
             return b""
@@ -38,7 +42,7 @@ class Reading:
         if fd is None:
             if gen and self.validity.valid(inode, offset, end):
                 raise Damaged(f"{self._blobs.about(inode)} is missing: check the cache")
-            return bytes(end - offset)
+            return _laid(offset, end, spare)
         if inode.whole:
             pieces: Ranges = ((offset, end),)
         else:
@@ -46,7 +50,7 @@ class Reading:
         if pieces == ((offset, end),):
             data = await self._read_blob(fd, offset, end - offset)
             return self._missing(inode, gen, offset, end) if data is None else data
-        out = bytearray(end - offset)  # not valid and not missing is beyond home_valid: zeros
+        out = _laid(offset, end, spare)  # not valid and not missing is beyond home_valid: zeros
         self._blobs.borrow(fd)  # an eviction on the way takes the blob from the inode, not from us
         try:
             for a, b in pieces:
@@ -101,3 +105,13 @@ class Reading:
             await trio.to_thread.run_sync(fill)
         finally:
             self._blobs.give_back(fd)
+
+
+def _laid(start: int, end: int, pieces: Pieces) -> bytearray:
+    """[start, end) of what lies in `pieces`, zeros elsewhere."""
+    out = bytearray(end - start)
+    for first, data in pieces:
+        low, high = max(start, first), min(end, first + len(data))
+        if low < high:
+            out[low - start : high - start] = data[low - first : high - first]
+    return out

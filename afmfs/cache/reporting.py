@@ -21,6 +21,7 @@ from afmfs.cache.jobs import RECOVERY
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.cache.write_stats import with_write_stats
+from afmfs.model.quota import UNLIMITED
 from afmfs.model.states import Facts, reason, shown
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Reporting(Hearing):
             job_total=job.total if job else 0,
             job_left=job.left if job else 0,
             touched=self.touched,
+            disk=self.room.trouble(),
         )
 
     def status(self) -> Status:
@@ -106,6 +108,11 @@ class Reporting(Hearing):
             settled_through=self.settled_through,
             report=self.reports.shown(),
             eviction=self.evictions.shown(),
+            evicted_files=self.room.evicted.files,
+            evicted_bytes=self.room.evicted.bytes,
+            cache_size=None if self.room.quota == UNLIMITED else self.room.quota.hard,
+            disk=facts.disk,
+            disk_failed=self.room.failed,
             cached_bytes=counters.cached_bytes,
             cache_free_bytes=here.f_bavail * here.f_frsize,
             inodes=counters.inodes,

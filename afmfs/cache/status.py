@@ -99,6 +99,11 @@ class Status:
     write_seconds_left: float | None = 0.0  # at this rate; None while nothing moves
 
     eviction: dict[str, Any] | None = None  # the last one down to a limit; see `evict.Run`
+    evicted_files: int = 0  # to make room, since the mount
+    evicted_bytes: int = 0
+    cache_size: int | None = None  # most that may be cached; None: no limit
+    disk: str = ""  # what is wrong with the cache's disk, or with how much is cached
+    disk_failed: bool = False  # it takes nothing more until the fileset is mounted anew
     cached_bytes: int = 0  # whole cached blocks, the last cut at the end of its file
     cache_free_bytes: int = 0
     inodes: int = 0
@@ -168,6 +173,8 @@ def why_blocked(status: Status) -> str:
     """Why nothing that is pending can go now, '' if something can or nothing is pending."""
     if not status.queue_length:
         return ""
+    if status.disk_failed:
+        return status.disk
     if status.state in (State.STOPPED, State.UNMOUNTED, State.DISCONNECTED, State.NEEDS_RESYNC):
         return f"{status.state}: {status.reason}" if status.reason else status.state
     if status.requeued and status.settled_through >= status.last_entry:
@@ -208,6 +215,10 @@ _GAUGES = {
     "write_bytes_per_second": "Bytes that home gets per second.",
     "write_seconds_left": "Time until it has them, at this rate.",
     "cached_bytes": "Bytes of cached blocks.",
+    "cache_size": "Most bytes that may be cached.",
+    "evicted_files": "Files evicted to make room, since the mount.",
+    "evicted_bytes": "Bytes evicted to make room, since the mount.",
+    "disk_failed": "1 if the cache's disk has failed.",
     "cache_free_bytes": "Bytes free on the cache's file system.",
     "inodes": "Objects known to the cache.",
     "home_latency_ms": "Time that home took for the last probe.",

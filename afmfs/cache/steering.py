@@ -20,6 +20,7 @@ from afmfs.cache.jobs import RESYNC
 from afmfs.cache.moving import Moving
 from afmfs.errors import Refused
 from afmfs.model.callback import home_server
+from afmfs.model.states import Link
 
 if TYPE_CHECKING:
     from afmfs.cache.blobs import Blobs
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAKE_S = 0.3
+LARGE = 4
+"""How many times as long as a request of its own a writer waits for what home is getting."""
 
 
 class Steering(Moving):
@@ -80,6 +83,28 @@ class Steering(Moving):
         self._link.post({"type": "flush", "through": self.flush_through})
         self._automatic.asked()
         return self.flush_through
+
+    # What the queue can do for room in the cache (`room.Replay`).
+
+    def drains(self) -> bool:
+        """Whether something is pending, and home takes it now."""
+        idle = self.stopped or self.needs_resync or self.jobs.current is not None
+        up = self._link.home.link is Link.UP
+        return up and not idle and self._store.counters.queue_length > 0
+
+    def hasten(self) -> None:
+        """Execute all that is pending, whatever its age."""
+        if self._store.entries.last > self.flush_through:
+            self.flush_pending()
+
+    def retired(self) -> int:
+        """Entries retired since the mount."""
+        return self._retirement.entries
+
+    def patience_s(self) -> float:
+        """How long it may take till the next one is."""
+        home = self._link.home
+        return self.settings.tunables.home_timeout * (LARGE if home.executing else 1)
 
     def stop(self) -> None:
         """Replay nothing until `start`, over mounts too."""

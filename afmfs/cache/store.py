@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
-from afmfs.cache.disk import Disk
+from afmfs.cache.disk import BALLAST, Disk
 from afmfs.cache.inode import Inode
 from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
 from afmfs.errors import Damaged, Refused
@@ -96,11 +96,12 @@ class Store:
         # The log exists from the first read on. A descriptor of the log may be opened beside
         # SQLite; opening and closing cache.db itself would take SQLite's locks away.
         self.execute("SELECT count(*) FROM fileset").fetchone()
-        self._wal = os.open(f"{path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+        self._wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
         self._page = int(self.execute("PRAGMA page_size").fetchone()[0])
         self.disk = Disk(path.parent, self._growth)
         # What a peak has made of the log is given back when the log begins anew.
         self.execute(f"PRAGMA journal_size_limit={self.disk.log_limit}")
+        self.disk.keep(self._wal, min(BALLAST, self.disk.log_limit))
         self._strong: dict[int, Inode] = {}
         self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._undo: list[tuple[Inode, dict[str, Any]]] = []
@@ -142,7 +143,7 @@ class Store:
         except BaseException as error:
             self._roll_back()
             if isinstance(error, sqlite3.OperationalError):
-                self.disk.met(error)
+                raise self.disk.met(error) from error
             raise
         self._counted = counted
         self._undo.clear()

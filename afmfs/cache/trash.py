@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 3.0
 """How long a command waits for its end: whoever writes to a control file can't be interrupted."""
+
+RETRY_S = 1.0
 
 TOLD = 20
 """Entries, and refusals, that the answer and the event name."""
@@ -178,7 +181,12 @@ class TrashDesk:
             await self._wanted.wait()
             self._wanted = trio.Event()
             assert self._running is not None
-            await self._restore_all(self._running)
+            try:
+                await self._restore_all(self._running)
+            except (OSError, sqlite3.Error) as exc:  # a full disk: as after a restart
+                log.error("what is restored can't be taken in yet: %s", exc)
+                await trio.sleep(RETRY_S)
+                self._wanted.set()
 
     async def _restore_all(self, restore: Restore) -> None:
         path = None if restore.path is None else os.fsencode(restore.path)
@@ -272,6 +280,9 @@ class TrashDesk:
         if reply.get("count") or not reply["errno"]:
             detail = {key: reply.get(key) or 0 for key in ("count", "bytes")}
             detail |= {"job": job, "reason": reply.get("reason") or ""}
-            with self._store as store:
-                insert_event(store.db, "afmTrashEmptied", detail)
+            try:
+                with self._store as store:
+                    insert_event(store.db, "afmTrashEmptied", detail)
+            except (OSError, sqlite3.Error) as exc:
+                log.error("the event afmTrashEmptied can't be kept: %s", exc)
         answer.send_nowait(reply)

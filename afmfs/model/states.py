@@ -69,6 +69,7 @@ class Facts:
     job_total: int = 0  # rows that its plan has
     job_left: int = 0  # of them: still to do, counted in `pending`
     touched: bool = False  # something but getstate has used the fileset since the mount
+    disk: str = ""  # what is wrong with the cache's disk, or how much is cached
 
 
 def shown(facts: Facts) -> State:
@@ -77,8 +78,10 @@ def shown(facts: Facts) -> State:
 
 
 def reason(facts: Facts) -> str:
-    """A sentence on why `shown(facts)` is what it is; empty where the word says it all."""
-    return next((why(facts) for _, holds, why in _RULES if holds(facts)), "")
+    """A sentence on why `shown(facts)` is what it is; empty where the word says it all. What is
+    wrong with the cache's disk has no word of AFM's, and is added."""
+    why = next((why(facts) for _, holds, why in _RULES if holds(facts)), "")
+    return "; ".join(filter(None, (why, facts.disk)))
 
 
 def _dirty(facts: Facts) -> str:
