@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.model.entry import Op
 from tests.check.scene import INSIDE, NEW, Scene
 
 
@@ -107,6 +108,21 @@ def test_what_is_removed_is_no_entry_of_nothing(scene: Scene) -> None:
     scene.files.rename(b"clean", b"dirty", 0)
     scene.engine.stop()
     assert scene.found() == []
+
+
+@pytest.mark.parametrize("bound, expected", [(0, ["entry of nothing"]), (1 << 40, [])])
+def test_what_a_job_has_removed_already(scene: Scene, bound: int, expected: list[str]) -> None:
+    """It settles names first: changes of the file's bytes are in the queue till its end."""
+    ino = scene.ino(b"dirty")
+    scene.engine.start()
+    scene.files.unlink(b"dirty")
+    scene.engine.stop()
+    scene.sql(
+        f"DELETE FROM queue WHERE ino={ino} AND op IN ({Op.REMOVE:d}, {Op.MAKE:d})",
+        "UPDATE counters SET queue_length=(SELECT count(*) FROM queue)",
+        f"INSERT OR REPLACE INTO fileset VALUES ('job', '{{\"id\": 1, \"bound\": {bound}}}')",
+    )
+    assert kinds(scene) == expected
 
 
 @pytest.mark.parametrize("counter", ["inodes", "cached_bytes"])

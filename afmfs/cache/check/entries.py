@@ -47,8 +47,9 @@ class Entries:
         modes = self._modes({ino for e in sound for ino in _about(e) if ino is not None})
         gone: dict[int, Entry] = {}
         for e in sound:
+            settled = e.op in DATA_OPS and e.id <= self._source.settled_through
             for ino in (e.ino, e.ino2):
-                if ino is not None and ino not in modes:
+                if ino is not None and ino not in modes and not settled:
                     gone[ino] = e
             yield from self._parents(e, modes)
         for ino in gone.keys() - self._removed(gone):

@@ -54,6 +54,10 @@ class Source:
         job = self.json("job", dict) or {}
         self.missing = bool(job.get("missing"))  # entries that a job makes up for
         self.job = bool(job)
+        bound = job.get("bound")
+        self.settled_through = bound if type(bound) is int else 0
+        """A job settles names up to this entry first: changes of what those remove stay for a while,
+        also when its inode has gone with the last of its names."""
 
     def durable_now(self) -> int:
         """The last entry that is durable, as a mounted cache goes on."""
