@@ -491,7 +491,7 @@ class Fileset(Steering):
             self._blobs.close()
         with self._store as store:
             store.put("clean", 1)
-            store.put("pool", "[0, 0]")  # nothing of it is left
+            leftovers.begin(store)  # nothing of the pool is left
         await self._durable.sync_wal()
 
 

@@ -38,13 +38,25 @@ def note(store: Store, numbers: range) -> None:
     store.put(_KEY, json.dumps(pairs))
 
 
+def begin(store: Store) -> None:
+    """No blob is ready, in the caller's transaction: those that come have larger numbers than were
+    ever used."""
+    number = store.entries.last + 1
+    store.put("pool", json.dumps([number, number]))
+
+
+def pool_of(store: Store) -> range:
+    """Numbers of blobs that were made since the start and may have no inode yet."""
+    first, stop = json.loads(store.get("pool") or "[0, 0]")
+    return range(first, stop) if first else range(store.entries.last + 1, store.entries.last + 1)
+
+
 def take(store: Store) -> int:
     """The number of a blob that is made at once, as none is ready. Noted before there is a file of
     it: a kill may leave that to nobody. Not inside a transaction."""
-    number = store.entries.take()
-    first, _ = json.loads(store.get("pool") or "[0, 0]")
+    first, number = pool_of(store).start, store.entries.take()
     with store:
-        store.put("pool", json.dumps([first or number, number + 1]))
+        store.put("pool", json.dumps([first, number + 1]))
     return number
 
 

@@ -14,7 +14,6 @@ What was in flight is the gateway's to settle, when home can be reached.
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -96,15 +95,15 @@ class Recovery:
                 log.warning("the last stop may have lost writes: what was cached since the last"
                             " durable point is fetched again")  # fmt: skip
                 self._disbelieve(overwritten)
-            first, stop = json.loads(store.get("pool") or "[0, 0]")
+            pool = leftovers.pool_of(store)
             if unclean:  # numbers beyond are not used again; lost rows may have had any of them
-                used = range(first, store.entries.last + 1 if lost else stop)
-                leftovers.note(store, used)
-            store.put("pool", "[0, 0]")
+                stop = store.entries.last + 1 if lost else pool.stop
+                leftovers.note(store, range(pool.start, stop))
+            leftovers.begin(store)
             store.put("clean", 0)
             store.put("boot_id", boot_id())
             store.put("mount_id", mount_id(store.path.parent))
-        self._blobs.discard_empty(range(first, stop))
+        self._blobs.discard_empty(pool)
         self._clear_half_read()
         self._reap_nameless()
         # Bytes that a kill left undurable are now built upon: a blob that is cut on its first

@@ -26,6 +26,8 @@ from afmfs.errors import Damaged, Refused
 from afmfs.model.entry import FIRST_INO, UNLINKED, Entry, Op
 
 INODES_IN_MEMORY = 100_000
+PAGE_SIZE = 1024
+"""Of a new cache.db."""
 RESERVED = 1 << 20
 """Numbers are reserved in such steps, durably, before the first of them is used."""
 
@@ -344,7 +346,7 @@ def connect(path: Path) -> sqlite3.Connection:
     for pragma in (
         # Every page that a transaction touches goes into the log: 1 KiB pages made a write 20 %
         # faster than 4 KiB ones, and the log a quarter as long.
-        "page_size=1024",
+        f"page_size={PAGE_SIZE}",
         "journal_mode=WAL",
         "synchronous=NORMAL",
         "wal_autocheckpoint=0",

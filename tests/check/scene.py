@@ -21,6 +21,7 @@ from afmfs.model.findings import Finding, Tally
 from tests.harness.checking import findings
 from tests.harness.engine import Engine, ThreadGateway
 from tests.harness.files import EngineFiles
+from tests.harness.mounting import wait_until
 
 BLOCK = 65536
 
@@ -176,8 +177,13 @@ class Scene:
             if start:
                 self.engine.call(self._start)
             self.engine.flush()
+            wait_until(lambda: self.engine.call(self._is_done), 60, "no job is left")
         finally:
             self.engine.stop()
+
+    async def _is_done(self) -> bool:
+        status = self.engine.fileset.status()
+        return status.job is None and not status.queue_length
 
     async def _start(self) -> None:
         self.engine.fileset.start()

@@ -132,8 +132,6 @@ def test_an_orphan_is_set_aside(scene: Scene) -> None:
     (scene.cache / "blobs/07").mkdir()
     (scene.cache / "blobs/07/no blob").write_bytes(b"x")
     with scene.tables() as db:
-        db.execute("UPDATE fileset SET value='[0, 900]' WHERE key='pool'")
-        db.execute("INSERT OR REPLACE INTO fileset VALUES ('pool', '[0, 0]')")
         db.execute("INSERT OR REPLACE INTO fileset VALUES ('leftover', '[[5000, 6000]]')")
     assert {one.kind for one in scene.found()} == {"orphan blob"}
     assert scene.mend().status == 1

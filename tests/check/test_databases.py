@@ -81,6 +81,22 @@ def test_files_that_are_no_database_of_a_cache(scene: Scene, what: str) -> None:
     else:
         shutil.copy(scene.cache / "gateway/1/gateway.db", path)
     assert "damaged database" in kinds(scene)
+    before = path.read_bytes() if path.exists() else None
+    Mending(scene.cache, lambda finding, done: None).run()
+    kept = [file.read_bytes() for file in scene.cache.glob("cache.db.damaged-*Z")]
+    assert kept == ([] if before is None else [before])
+    if what != "cut":  # what nobody can name is kept
+        assert len([*(scene.cache / "lost+found").iterdir()]) == 5
+
+
+def test_without_its_first_page(scene: Scene) -> None:
+    """With the schema, and all settings: what is left is found page by page."""
+    harm_page(scene, 1, b"\0")
+    Mending(scene.cache, lambda finding, done: None).run()
+    assert not scene.found()
+    scene.assert_serves()
+    scene.flushed()
+    assert (scene.home / "made/new").read_bytes() == INSIDE
 
 
 def test_a_table_that_is_missing(scene: Scene) -> None:
@@ -92,7 +108,7 @@ def test_a_table_that_is_missing(scene: Scene) -> None:
 
 def pages(scene: Scene) -> list[int]:
     count = (scene.cache / "cache.db").stat().st_size // page_size(scene)
-    every = range(2, count + 1)
+    every = range(1, count + 1)
     step = max(1, len(every) // PAGES) if PAGES else 1
     return [*every][:: step or 1]
 

@@ -3,6 +3,8 @@ database was rebuilt, or are of an earlier time than the rest of the cache."""
 
 from __future__ import annotations
 
+import json
+
 from afmfs.cache.check import journal_rows
 from afmfs.cache.check.numbers import used_numbers
 from afmfs.cache.schema import REFILL_USED
@@ -22,9 +24,17 @@ class Aftermath:
         self._store.put("clean", 0)
         self._store.put("boot_id", "not known")
 
+    def keep_orphans(self) -> None:
+        """No blob counts as left by a crash, for the next mount to clear away: any of them may be
+        one of which the inode is lost."""
+        limit = int(self._store.get("entry_limit") or 1)
+        self._store.put("pool", json.dumps([limit, limit]))
+        self._store.put("leftover", "")
+
     def after_salvage(self, incomplete: set[str]) -> None:
         """What rows that may be missing would have said."""
         store = self._store
+        self.keep_orphans()
         if incomplete & {"blockmap", "span"}:
             # What is pending is in the blobs: without its marks it would not be sent.
             for ino, start, end in store.execute(
@@ -44,6 +54,7 @@ class Aftermath:
         """Which home it is, and that it may need a resync."""
         store = self._store
         homes = [int(p.name) for p in (store.path.parent / "gateway").glob("[1-9]*")]
+        self.go_on_beyond()
         if store.get("home") is None and homes:
             store.put("home", max(homes))
         if store.get("needs_resync") is None:
@@ -63,6 +74,7 @@ class Aftermath:
             limit = store.get(key)
             known = limit if type(limit) is int else FIRST_INO
             store.put(key, max(known, last + 1) + RESERVED)
+        self.keep_orphans()
         self.disbelieve_last()
 
     def _largest_executed(self) -> int:

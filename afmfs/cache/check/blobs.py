@@ -42,8 +42,8 @@ def _turn(source: Source, shards: range) -> Iterator[Finding]:
         source.read_settings()
         nobodys = source.nobodys()
     # A blob is made once a range with its number is committed: what is beyond tells of a state that
-    # is lost. After a clean stop there is no range, and the next number is the limit.
-    newest = max(one.stop for one in nobodys) if nobodys[0] else source.entry_limit
+    # is lost.
+    newest = max(one.stop for one in nobodys)
     yield from (_shared(source, gen, inos) for gen, inos in sorted(twice.items()))
     for gen in sorted(dying.keys() & owners.keys()):
         if dying[gen] == 0:

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from afmfs.cache.check.pages import MAGIC
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.tables import wanted
 from afmfs.cache.schema import VERSION
@@ -17,7 +18,6 @@ from afmfs.model.findings import Finding, Severity
 MOST = 20
 """Faults of one database that are told."""
 
-_MAGIC = b"SQLite format 3\0"
 _LOGS = (0x377F0682, 0x377F0683)
 
 LOG, COUNTERS = "damaged log", "counter"
@@ -57,12 +57,12 @@ def is_damage(exc: sqlite3.Error) -> bool:
 def _file_trouble(path: Path) -> str:
     try:
         with path.open("rb") as file:
-            head = file.read(len(_MAGIC))
+            head = file.read(len(MAGIC))
     except FileNotFoundError:
         return "cache.db is missing"
     if not head:
         return "cache.db is empty"
-    return "" if head == _MAGIC else "cache.db is no database"
+    return "" if head == MAGIC else "cache.db is no database"
 
 
 def _check_tables(db: sqlite3.Connection) -> None:

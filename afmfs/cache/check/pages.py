@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+MAGIC = b"SQLite format 3\0"
 _TABLE, _INDEX, _INDEX_INSIDE = 13, 10, 2
 _INTS = (0, 1, 2, 3, 4, 6, 8)
 """Bytes of an integer, by its serial type."""
@@ -24,18 +25,18 @@ class Record(NamedTuple):
 
 
 class Pages:
-    """A database file without a log. ValueError if its header makes no sense."""
+    """A database file without a log. Where its header is lost its pages have `size`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self._file = path.open("rb")
-        head = self._file.read(100)
-        size = int.from_bytes(head[16:18], "big")
-        self._size = 65536 if size == 1 else size
-        if len(head) < 100 or self._size < 512 or self._size & (self._size - 1):
-            raise ValueError("the size of its pages is not known")
-        self._usable = self._size - head[20]
+        head = self._file.read(100).ljust(100, b"\0")
+        known = head.startswith(MAGIC)
+        said = int.from_bytes(head[16:18], "big")
+        said = 65536 if said == 1 else said
+        self._size = said if known and said >= 512 and not said & (said - 1) else size
+        self._usable = self._size - (head[20] if known else 0)
         self._count = path.stat().st_size // self._size
-        self._free = self._free_pages(int.from_bytes(head[32:36], "big"))
+        self._free = self._free_pages(int.from_bytes(head[32:36], "big")) if known else set[int]()
 
     def close(self) -> None:
         self._file.close()

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 import sqlite3
+import struct
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from afmfs.cache.check.pages import Pages, Record
-from afmfs.cache.store import connect, connect_read_only, create
+from afmfs.cache.store import PAGE_SIZE, connect, connect_read_only, create
 from afmfs.model.bitmap import CHUNK
 from afmfs.model.soundness import entry_fault, is_inode, is_name
 
@@ -213,13 +214,13 @@ def _search(db: sqlite3.Connection, damaged: Path, tables: set[str]) -> None:
                 shutil.copyfile(f"{damaged}{suffix}", f"{copy}{suffix}")
         with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(copy)) as moved:
             moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        with closing(Pages(copy)) as pages:
+        with closing(Pages(copy, PAGE_SIZE)) as pages:
             db.execute("BEGIN")
             for table, row in _recognized(pages.records()):
                 if table in tables:
                     _put(db, table, [row])
             db.execute("COMMIT")
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, struct.error) as exc:
         log.warning("%s can't be searched: %s", damaged, exc)
         if db.in_transaction:
             db.execute("COMMIT")

@@ -87,6 +87,8 @@ class Source:
         """Generations that may have a blob and no inode: those made in advance, and what crashes
         left, which the mount clears away."""
         pool = self.json("pool", list) or [0, 0]
+        if not pool[0]:
+            pool = [self.entry_limit, self.entry_limit]
         if self.doubtful:
             pool = [pool[0], self.entry_limit]
         pairs = [pool, *(self.json("leftover", list) or ())]
