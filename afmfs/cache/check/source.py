@@ -56,8 +56,8 @@ class Source:
         self.job = bool(job)
         bound = job.get("bound")
         self.settled_through = bound if type(bound) is int else 0
-        """A job settles names up to this entry first: changes of what those remove stay for a while,
-        also when its inode has gone with the last of its names."""
+        """A job settles names up to this entry first: changes of what those remove stay for a
+        while, also when its inode has gone with the last of its names."""
 
     def durable_now(self) -> int:
         """The last entry that is durable, as a mounted cache goes on."""
