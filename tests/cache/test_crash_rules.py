@@ -62,6 +62,23 @@ async def test_overwrite_entry_first(parts: Parts) -> None:  # noqa: F811
     assert await after.content.read(inode, 0, 4) == b"old!"
 
 
+async def test_overwrite_entry_first_also_at_once(parts: Parts) -> None:  # noqa: F811
+    """Where an earlier entry lets a write go on at once, its own still comes before its bytes: that
+    other one says nothing of this block."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 3 * BLOCK)
+    await parts.durable.make()
+    parts.retire(inode)
+    await parts.content.write(inode, 0, b"new!")  # its entry is durable and stays
+    parts.kill_at.add("commit")
+    with pytest.raises(Killed):
+        await parts.content.write(inode, 2 * BLOCK, b"new!")
+    after = parts.again()
+    inode = after.inode(b"f")
+    assert [e.start for e in after.entries(inode.ino, Op.WRITE)] == [0]
+    assert await after.content.read(inode, 2 * BLOCK, 4) == b"xxxx"
+
+
 async def test_overwrite_durable(parts: Parts) -> None:  # noqa: F811
     """The first overwrite in place makes its entry durable before it touches the blob."""
     inode = parts.make(b"f")
