@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from afmfs.gateway import marker, syscalls
@@ -37,24 +37,33 @@ def away(path: bytes, exc: OSError) -> HomeAway:
     )
 
 
+def _nothing() -> None:
+    pass
+
+
 def connect(
-    path: bytes, wish: Claim, previous: Properties | None = None, mount: str = ""
+    path: bytes,
+    wish: Claim,
+    previous: Properties | None = None,
+    mount: str = "",
+    pulse: Callable[[], None] = _nothing,
 ) -> Connection:
     """Find home at `path`, claim its marker, try out what it can hold.
 
     `previous` is what the last connection to this home saw. If `mount`, the number of its mount,
     is given and still the same, it holds: a probe is over a hundred round trips.
     HomeAway if home can't be reached or isn't there, Forbidden if it is another cache's. Blocks
-    as long as home does.
+    as long as home does; `pulse` is called whenever it has answered, as also by what is opened.
     """
     try:
-        home = Home(path)
+        home = Home(path, pulse=pulse)
         try:
             found = marker.claim(home, wish)
             number = home.mount_id()
-            if previous is None or number != mount or not syscalls.is_unique(number):
+            known = previous is not None and previous.tried
+            if previous is None or not (known and number == mount and syscalls.is_unique(number)):
                 previous = probe(home, previous)
-            return Connection(path, found, previous, number)
+            return Connection(path, found, previous, number, pulse)
         finally:
             home.close()
     except OSError as exc:
@@ -64,8 +73,16 @@ def connect(
 class Connection:
     """A claimed home. Immutable, holds nothing open, used by any number of threads."""
 
-    def __init__(self, path: bytes, found: Marker, properties: Properties, mount: str) -> None:
+    def __init__(
+        self,
+        path: bytes,
+        found: Marker,
+        properties: Properties,
+        mount: str,
+        pulse: Callable[[], None] = _nothing,
+    ) -> None:
         self.path = path
+        self._pulse = pulse
         self.marker = found
         self.properties = properties
         self.mount = mount
@@ -86,7 +103,7 @@ class Connection:
 
     def _open(self) -> Home:
         try:
-            home = Home(self.path, self.properties)
+            home = Home(self.path, self.properties, self._pulse)
             try:
                 home.handle = self._open_marker(home)
                 if home.mount_id() != self.mount:
@@ -132,7 +149,8 @@ class Connection:
             if self.properties.is_fuse:
                 # a FUSE daemon that reconnects by itself knows its old handles only by fsync
                 os.fsync(home.handle)
-            again = Home(self.path)
+            self._pulse()
+            again = Home(self.path, pulse=self._pulse)
             try:
                 os.close(self._open_marker(again))
                 if again.mount_id() != home.mount_id():

@@ -7,6 +7,7 @@ connection for all. A probe that hangs is a probe that failed: home is away unti
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 import threading
@@ -29,14 +30,19 @@ log = logging.getLogger(__name__)
 RETRIES_S = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Pauses between attempts to connect; the last one repeats."""
 
+STALLS_S = 10.0
+"""A call to home that has not returned for so long, while probes do, is told of."""
+
 PROBE_S = 10.0
 """Between two probes of a home that is up."""
 
 SILENCE_S = 2.0
 """A call to home that has not returned for so long has home probed."""
 
-HANGS_S = 3.0
-"""A probe that has not returned for so long has failed."""
+HANGS_S = 5.0
+"""A probe has failed when no call to home has returned for so long. A call is up to four requests
+to a home that the kernel remembers nothing of: one that needs a second for each is slow, not away.
+"""
 
 _CALLS = 15
 """Calls to home that one probe takes, about."""
@@ -52,10 +58,13 @@ class Contact:
         self._changed = threading.Condition()
         self._connection: Connection | None = None
         self._properties: Properties | None = None  # of the last connection
+        self._mount = ""  # its mount's number
         self._away: HomeAway | None = HomeAway("Disconnected", "home was not reached yet")
         self._told: Message | None = None  # the last that was said of home's being away
         self._busy = 0  # threads at work at home
-        self._life = 0.0  # when a call of theirs last returned
+        self._prober = 0  # the thread that probes
+        self._life = 0.0  # when a call to home last returned
+        self._at_work: dict[int, float] = {}  # threads that have home open: when theirs did
         self._probing: float | None = None  # since when
         self._probed = 0.0  # when the last probe ended
         self._pulsed = 0.0
@@ -79,9 +88,10 @@ class Contact:
         if connection is None or away is not None:
             away = away or HomeAway("Disconnected", "home was not reached yet")
             raise HomeAway(away.state, away.reason)
+        me = threading.get_ident()
         with self._changed:
             self._busy += 1
-            self._life = monotonic()
+            self._life = self._at_work[me] = monotonic()
         try:
             with connection.opened() as home:
                 yield connection, home
@@ -91,13 +101,28 @@ class Contact:
         finally:
             with self._changed:
                 self._busy -= 1
+                self._at_work.pop(me, None)
 
     def pulse(self) -> None:
         """A call to home has returned: a sign of life, told a few times a second at most."""
         self._life = now = monotonic()
+        me = threading.get_ident()
+        if me in self._at_work:
+            self._at_work[me] = now
+        elif me != self._prober:  # of the threads that work for one of those
+            with self._changed:
+                self._at_work.update(dict.fromkeys(self._at_work, now))
         if now - self._pulsed >= 0.25:
             self._pulsed = now
             self._send({"type": "alive"})
+
+    @property
+    def stalled_s(self) -> float:
+        """For how long a call to home has not returned while home answers others; 0.0: none. Such
+        is a frozen file system, which can be read."""
+        with self._changed:
+            longest = monotonic() - min(self._at_work.values(), default=math.inf)
+        return longest if longest > STALLS_S and self._away is None else 0.0
 
     def lost(self, trouble: HomeAway, connection: Connection | None = None) -> None:
         """Home went away, as far as `connection` goes (None: whichever)."""
@@ -124,7 +149,7 @@ class Contact:
 
     def run(self) -> None:
         """Connect and probe until stopped."""
-        failures = 0
+        failures, self._prober = 0, threading.get_ident()
         while not self._stopping:
             if self._connection is None:
                 failures = 0 if self._connect() else failures + 1
@@ -140,7 +165,7 @@ class Contact:
     def _connect(self) -> bool:
         self._probing = start = monotonic()
         try:
-            connection = connect(self._path, self._claim, self._properties)
+            connection = connect(self._path, self._claim, self._properties, self._mount, self.pulse)
             with connection.opened() as home:
                 self._look(home)
                 st = os.fstat(home.readable)
@@ -163,6 +188,7 @@ class Contact:
         self._claim = Claim(self._claim.ours, tokens=self._claim.tokens)
         with self._changed:
             self._connection, self._properties = connection, connection.properties
+            self._mount = connection.mount
         self._tell_connected(connection, st)
         return True
 
@@ -216,7 +242,8 @@ class Contact:
         """Called every half second by a thread that never touches home: notices what hangs."""
         now = monotonic()
         probing = self._probing
-        if probing is not None and now - probing > HANGS_S and self._told is None:
+        hangs = probing is not None and now - max(probing, self._life) > HANGS_S
+        if hangs and self._told is None:
             trouble = HomeAway("Disconnected", f"{os.fsdecode(self._path)} does not answer")
             self._away = trouble
             self._tell_away(trouble)

@@ -134,7 +134,7 @@ class _Engine:
         self.view = View(cache, hello["block_size"])
         self.progress = Progress(journal)
         self.threads = Threads(int(tunables.get("flush_threads", 4)))
-        self.contact = Contact(hello, say, lambda call_s: self.threads.observe(6 * call_s))
+        self.contact = Contact(hello, say, lambda call_s: self.threads.learn(6 * call_s))
         self.replay = Replay(
             self.view, journal, self.progress, self.contact, self.threads, say, hello
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from afmfs.gateway import syscalls
 from afmfs.gateway.walk import Path, Walker, check_name
@@ -32,9 +33,15 @@ class Home(Walker):
 
     `root` (O_PATH) and `readable` (to sync, to list, and for the root's own attributes) are open
     as long as it lives, `handle` is the marker's open file while a connection has it opened.
+    `pulse` hears of calls that return: a home that takes a second for each is slow, not away.
     """
 
-    def __init__(self, path: bytes, properties: Properties | None = None) -> None:
+    def __init__(
+        self,
+        path: bytes,
+        properties: Properties | None = None,
+        pulse: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open the root. OSError if that fails. A symlink *to* the root is the admin's."""
         self.path = path
         self.properties = properties or Properties()
@@ -46,7 +53,8 @@ class Home(Walker):
         except BaseException:
             os.close(self.root)
             raise
-        super().__init__(self.root)
+        super().__init__(self.root, pulse)
+        pulse()
         self._user = os.geteuid()
         self._groups = frozenset({os.getegid(), *os.getgroups()})
 
@@ -105,7 +113,9 @@ class Home(Walker):
 
     def lstat(self, dirfd: int, name: bytes) -> os.stat_result:
         check_name(name)
-        return os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        found = os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+        self.pulse()
+        return found
 
     def lstat_anew(self, dirfd: int, name: bytes) -> os.stat_result:
         """As lstat, past what a FUSE home remembers: sshfs shows a change made on the server 20 s
@@ -137,12 +147,15 @@ class Home(Walker):
         except BaseException:
             os.close(fd)
             raise
+        self.pulse()
         return fd, found
 
     def make_file(self, dirfd: int, name: bytes) -> int:
         """A new regular file, 0600, open for reading and writing."""
         check_name(name)
-        return os.open(name, _MAKE, 0o600, dir_fd=dirfd)
+        fd = os.open(name, _MAKE, 0o600, dir_fd=dirfd)
+        self.pulse()
+        return fd
 
     def make_dir(self, dirfd: int, name: bytes) -> None:
         check_name(name)
@@ -283,7 +296,9 @@ class Home(Walker):
             os.fsync(self.handle)
 
     def statvfs(self) -> os.statvfs_result:
-        return os.fstatvfs(self.readable)
+        found = os.fstatvfs(self.readable)
+        self.pulse()
+        return found
 
     def mount_id(self) -> str:
         return syscalls.mount_id(self.root)

@@ -172,10 +172,12 @@ def open_marker(home: Home) -> tuple[int, bytes]:
             raise _unreadable(".afm/home.json in home's root is no regular file") from None
         raise
     try:
-        return fd, os.pread(fd, _BYTES_MAX, 0)
+        raw = os.pread(fd, _BYTES_MAX, 0)
     except BaseException:
         os.close(fd)
         raise
+    home.pulse()
+    return fd, raw
 
 
 def parse(raw: bytes) -> Marker:

@@ -76,6 +76,7 @@ def _untried(home: Home, previous: Properties | None) -> Properties:
         stable_inodes=_stable_inodes(home, previous),
         is_fuse=_is_fuse(home),
         marker_ino=_marker_ino(home),
+        tried=previous is not None and previous.tried,
     )
 
 
@@ -85,6 +86,8 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
             return trial(home, place)
         except (OSError, ValueError, NotImplementedError):
             return False
+        finally:
+            home.pulse()
 
     return Properties(
         mtime_ns=_granularity(home, place),

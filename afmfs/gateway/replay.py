@@ -428,6 +428,7 @@ class Replay:
                 "executing": len(self._progress.running),
                 "requeued": len(self._journal.requeued()),
                 "latency_ms": self._threads.latency * 1000,
+                "stalled_s": self._contact.stalled_s,
                 "statvfs": self._contact.statvfs or None,
                 "settled": self.settled,
                 "through": self.settled_through,

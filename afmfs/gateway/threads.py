@@ -25,6 +25,10 @@ class Threads:
         seconds = min(seconds, 1.0)  # one large file does not make a slow home
         self.latency += (seconds - self.latency) * _WEIGHT
 
+    def learn(self, seconds: float) -> None:
+        """What a probe says of an action's time: as it is now, however it was."""
+        self.latency = min(seconds, 1.0)
+
     @property
     def worthwhile(self) -> bool:
         return self.count > 1 and self.latency > SLOW

@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 Path = tuple[bytes, ...]
 """A place below home's root, component by component; () is the root."""
@@ -50,8 +51,9 @@ class Walker:
     thread has a ring of those it asked for last, and what stands in a ring stays open.
     """
 
-    def __init__(self, root: int) -> None:
-        """`root` stays the caller's."""
+    def __init__(self, root: int, pulse: Callable[[], None] = lambda: None) -> None:
+        """`root` stays the caller's; `pulse` is called when a call to home has returned."""
+        self.pulse = pulse
         self._lock = threading.Lock()
         self._held = _Held()
         self._top = _Directory(root)
@@ -85,6 +87,7 @@ class Walker:
             for end in range(depth + 1, len(path) + 1):
                 check_name(path[end - 1])
                 at = self._keep(path[:end], os.open(path[end - 1], _WALK, dir_fd=at.fd), epoch, at)
+                self.pulse()
         except BaseException:
             with self._lock:
                 self._unpin(at)

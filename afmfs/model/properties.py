@@ -29,6 +29,7 @@ class Properties:
     name_max: int = 255  # bytes
     is_fuse: bool = False  # syncfs does not reach such a home: files are fsynced one by one
     marker_ino: int = 0  # inode number of home's .afm, to compare with after the next remount
+    tried: bool = True  # False: home was full or read-only, and nothing could be tried out
 
     def holds(self, kind: int) -> bool:
         """Whether home holds objects of these S_IFMT bits."""
