@@ -11,7 +11,7 @@ from afmfs.gateway.stamp import Stamp, take
 from afmfs.gateway.transfer import BlobError, agrees
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import Inconsistent, Verb
-from afmfs.gateway.versions import adoptable, clean_ranges, expected, is_known
+from afmfs.gateway.versions import adoptable, clean_ranges, expected, is_known, may_be_ours
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import Work
 from afmfs.model.action import Place
@@ -224,7 +224,7 @@ class Examiner:
         way, or of one that a lost journal, or lost entries, knew of."""
         work, job = self.work, self._job
         if work.progress.is_pushing(row.ino):
-            return True
+            return may_be_ours(work.view, work.progress, work.home.properties, row.ino, st)
         if job is None or job.kind is Kind.FAILOVER:
             return False
         stamps = expected(work.view, work.progress, row.ino)

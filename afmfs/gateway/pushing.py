@@ -14,7 +14,7 @@ from afmfs.gateway import xattrs
 from afmfs.gateway.stamp import take
 from afmfs.gateway.transfer import BlobError, push, require_blob
 from afmfs.gateway.trouble import Inconsistent, MayEnd, Verb
-from afmfs.gateway.versions import adoptable, is_known
+from afmfs.gateway.versions import adoptable, is_known, may_be_ours
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import NOTHING, Contradicted, Done, Failed, Work, want_kind
 from afmfs.model.action import Content, Place, Push
@@ -24,8 +24,9 @@ _SET_ID = stat.S_ISUID | stat.S_ISGID
 
 
 class Pusher:
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, *, asks: bool = True) -> None:
+        """`asks`: whether it is asked if home's files are those that are known."""
+        self.work, self._asks = work, asks
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ class Pusher:
         began = False
         try:
             try:
-                if not work.doubt and not work.view.is_lost(action.ino):
+                if self._asks and not work.view.is_lost(action.ino):
                     self._compare(action.ino, fd, st, place)
                 began = True
                 row = self._write(action, row, fd, st, place)
@@ -197,7 +198,8 @@ class Pusher:
     # -- versions --------------------------------------------------------------------------------
 
     def check(self, action: Push) -> None:
-        """Inconsistent unless home still holds the version that is known (stamp-before-mark)."""
+        """Inconsistent unless home still holds the version that is known (stamp-before-mark).
+        Not for what is in doubt."""
         work = self.work
         for place in work.locator.places(action.ino):
             try:
@@ -222,7 +224,15 @@ class Pusher:
         return is_known(self.work.view, self.work.progress, self.work.home.properties, ino, st)
 
     def _compare(self, ino: int, fd: int, st: os.stat_result, place: Place) -> None:
+        """Inconsistent unless it is the known version, or passes for it; in doubt, any version of
+        that file: our own push may have left it."""
+        work = self.work
+        known = work.view, work.progress, work.home.properties, ino
         if self._known(ino, st):
+            return
+        if work.doubt:
+            if not may_be_ours(*known, st):
+                raise Inconsistent(work.path(place), "is another file")
             return
         try:
             fine = adoptable(self.work.view, self.work.progress, ino, fd, st)

@@ -64,8 +64,11 @@ class Reconciler:
     def __init__(self, work: Work, examiner: Examiner, book: TrashBook, job: Job) -> None:
         self.work, self._examiner, self._book, self._job = work, examiner, book, job
         self._pusher = Pusher(work)
-        # What is found is our own, half pushed, or is taken over: no version is asked for.
-        self._unasking = Pusher(replace(work, doubt=True))
+        doubtful = replace(work, doubt=True)
+        # What is found is our own, half pushed: no version is asked for. At a new home the numbers
+        # of its files say nothing.
+        self._resuming = Pusher(doubtful, asks=job.kind is not Kind.FAILOVER)
+        self._adopting = Pusher(doubtful, asks=False)
         self._namer = Namer(work, self._pusher)
         self._cases: dict[int, Case] = {}
         self.beside: list[bytes] = []  # what was written beside, to be removed once it is landed
@@ -212,7 +215,7 @@ class Reconciler:
         if case is None or first is None or first.st is None or not stat.S_ISREG(first.st.st_mode):
             raise Surprise("it is gone again")
         if case.cached.dirty or not first.st.st_size:
-            return self._send(row, Content(attr=True, xattrs=self._keys(row)), self._unasking)
+            return self._send(row, Content(attr=True, xattrs=self._keys(row)), self._adopting)
         return Done(self._examiner.stamp(first.st))
 
     def _move_aside(self, aside: Aside) -> None:
@@ -240,7 +243,7 @@ class Reconciler:
             content = merge(self._examiner.changes.get(row.ino, ()))
         found = case.names[0].found if case is not None else None
         unasked = again or (found is not None and found.ours)
-        return self._send(row, content, self._unasking if unasked else self._pusher)
+        return self._send(row, content, self._resuming if unasked else self._pusher)
 
     def _whole(self, row: Row) -> Content:
         """All that is cached of the object."""
@@ -282,7 +285,7 @@ class Reconciler:
             if again and self._is_ours(dirfd, place[1], beside):
                 self.beside.append(beside)
                 # Once more: it may have been cut short by a power loss at home.
-                return self._send(row, self._whole(row), self._unasking)
+                return self._send(row, self._whole(row), self._adopting)
             with suppress(FileNotFoundError):
                 home.unlink(scratch, beside)
             fd = home.make_file(scratch, beside)

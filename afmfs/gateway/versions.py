@@ -33,6 +33,15 @@ def is_known(
     return not stamps or any(same(stamp, found, properties.mtime_ns) for stamp in stamps)
 
 
+def may_be_ours(
+    view: View, progress: Progress, properties: Properties, ino: int, st: os.stat_result
+) -> bool:
+    """Whether home's file may be the one that an interrupted push of ours went to. A push keeps
+    the file that it finds: one of another number has come in its place."""
+    numbers = {stamp.ino for stamp in expected(view, progress, ino)} - {None}
+    return not properties.stable_inodes or not numbers or st.st_ino in numbers
+
+
 def adoptable(view: View, progress: Progress, ino: int, fd: int, st: os.stat_result) -> bool:
     """Whether home's file, of another version than the known one, may pass for it: it is as long,
     and holds what every clean cached byte says (somebody's `touch`)."""

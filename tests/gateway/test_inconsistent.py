@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.gateway.journal import Journal
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -144,6 +145,19 @@ def test_others_of_the_batch_are_certain(mount: FakeMount) -> None:
     assert (mount.home / "new").read_bytes() == b"ours"
     assert (mount.home / "last").read_bytes() == b"3"
     assert mount.pending() == []
+
+
+def test_a_file_that_was_replaced_while_its_push_was_in_doubt(mount: FakeMount) -> None:
+    """Half of the push may be in the file that it went to, but in no other."""
+    push(mount)
+    journal = Journal(mount.cache / "gateway/1")
+    journal.take_off(mount.pending())
+    journal.close()
+    (mount.home / "theirs").write_bytes(b"theirs")
+    (mount.home / "theirs").rename(mount.home / "f")
+    mount.start()
+    mount.await_message("inconsistent", path="f")
+    assert (mount.home / "f").read_bytes() == b"theirs"
 
 
 def test_a_touch_is_adopted(mount: FakeMount) -> None:

@@ -384,6 +384,34 @@ def test_a_directory_that_goes_after_its_own_row_was_done(mount: FakeMount) -> N
     assert not list(outside.iterdir())
 
 
+def test_a_file_that_is_replaced_while_its_push_is_interrupted(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was decided is done again, but to the file that it was decided of."""
+    monkeypatch.setattr("afmfs.gateway.job.NO_POINT_S", 0)
+    ino = uncached(mount, b"f")
+    mount.put(ino, 0, DATA)
+    mount.update(ino, whole=1)
+    start(mount)
+    mount.write(ino, 0, b"new")
+    assert mount.gateway is not None and mount.gateway._engine is not None
+    journal = mount.gateway._engine.journal
+    theirs = mount.home / "theirs"
+    theirs.write_bytes(b"theirs")
+
+    def replace() -> None:
+        """Once it is decided; which is kept, as nothing is done without a durable point."""
+        decided = journal.query("SELECT 1 FROM priority WHERE ino=? AND verdict NOT NULL", (ino,))
+        mount.point_ok = not (decided and theirs.exists())
+        if not mount.point_ok:
+            theirs.rename(mount.home / "f")
+
+    mount.on_point = replace
+    resync(mount)
+    assert (mount.home / "f").read_bytes() == b"new" + DATA[3:]
+    assert [path.read_bytes() for path in moved(mount)] == [b"theirs"]
+
+
 # -- uncached bytes that are null already ----------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import time
@@ -163,7 +164,7 @@ class RepairedEngine:
             ask()
             end = time.monotonic() + PATIENCE_S
             while crashes or not done():
-                assert time.monotonic() < end, f"not done: {self._fileset.status()}"
+                self._in_time(end, "done")
                 if crashes:
                     crashes.clear()
                     self.crash()
@@ -213,8 +214,13 @@ class RepairedEngine:
     def _await(self, holds: Callable[[], bool], what: str) -> None:
         end = time.monotonic() + PATIENCE_S
         while not holds():
-            assert time.monotonic() < end, f"it is not {what}: {self._fileset.status()}"
+            self._in_time(end, what)
             time.sleep(POLL_S)
+
+    def _in_time(self, end: float, what: str) -> None:
+        if time.monotonic() > end:
+            faulthandler.dump_traceback()  # what each thread is waiting for
+            raise AssertionError(f"it is not {what}: {self._fileset.status()}")
 
     def rest(self) -> None:
         self._await(self._rests, "at rest")
