@@ -1,40 +1,33 @@
 """A program that works in one directory and knows what it was promised.
 
 It runs outside pytest: `python -m tests.crash.writer DIRECTORY CONTROL SEED`. CONTROL, a directory
-outside the mount, holds `epoch` (the test raises it before it kills the mount), `stop`, the log of
-every operation, and at the end `result.json`: the tree that the mount and home must show.
+outside the mount, holds what the test tells it (`epoch`, raised before a kill and after the
+remount; `rest`: do nothing for a while; `stop`) and what it tells the test: `log`, every operation
+before it begins and once it is acknowledged, or fsynced; `seen`, the last epoch whose tree it has
+compared with what it was promised; `resting`; at the end `result.json`, the tree that the mount and
+home must show.
 
 An operation that returned must last. The one that was running when the mount died may have
-happened or not; which of the two is read once the mount is back. Nothing lies in between, but for
-a write: each byte that was there is an old one or a new one, and it may have come to a part of what
-it adds.
+happened or not; which of the two is read once the mount is back.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import random
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-Content = bytes | None
-"""Of a name: a file's bytes, or None for a directory."""
+from tests.crash.deeds import Deeds
+from tests.crash.promised import Tree, differences, digests, lies_between, observe
 
 T = TypeVar("T")
-
-Model = dict[str, Content]
-
-LARGEST = 400_000
-"""Bytes of a file: several blocks, where a block has 64 KiB."""
-
-ONE_WRITE = 60_000
-"""Bytes of a write, at most."""
 
 DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 """What a call says whose server is gone."""
@@ -42,162 +35,76 @@ DEAD = (errno.ENOTCONN, errno.ECONNABORTED)
 PATIENCE = 60.0
 """Seconds until the mount is back."""
 
+LATE = 10.0
+"""Seconds in which the test says that a kill was its own."""
+
 
 class Broken(Exception):
     """The file system broke a promise."""
 
 
-class Writer:
+class Writer(Deeds):
     def __init__(self, directory: Path, control: Path, seed: int) -> None:
-        self.directory = directory
         self.control = control
-        self.dice = random.Random(seed)
         self.log = os.open(control / "log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
-        self.model: Model = self.observe()
-        self.serial = 0
-        self.count = 0
-        self.uncertain = 0
+        super().__init__(directory, random.Random(seed), observe(directory))
+        self.count = self.uncertain = 0
+        self.compared = ""
 
-    # --- what there is
+    # --- one operation
 
-    def observe(self) -> Model:
-        """The tree as the file system shows it."""
-        found: Model = {}
-        for top, directories, files in os.walk(self.directory, onerror=_raise):
-            base = Path(top).relative_to(self.directory)
-            found |= {str(base / name): None for name in directories}
-            found |= {str(base / name): (Path(top) / name).read_bytes() for name in files}
-        return found
-
-    def files(self) -> list[str]:
-        return [path for path, content in self.model.items() if content is not None]
-
-    def directories(self) -> list[str]:
-        return ["", *(path for path, content in self.model.items() if content is None)]
-
-    def new_name(self) -> str:
-        self.serial += 1
-        return os.path.join(self.dice.choice(self.directories()), f"n{self.serial}")
-
-    def bytes(self, limit: int = ONE_WRITE) -> bytes:
-        return self.dice.randbytes(self.dice.randrange(1, limit))
-
-    # --- one operation: what it does, and the model after it
-
-    def create(self) -> None:
-        path = self.new_name()
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-        self.do("create", path, b"", lambda p: os.close(os.open(p, flags)))
-        if path in self.model:
-            self.write_at(path, 0)
-
-    def overwrite(self) -> None:
-        if path := self.some_file():
-            self.write_at(path, self.dice.randrange(self.size(path) + 1))
-
-    def append(self) -> None:
-        if path := self.some_file():
-            self.write_at(path, self.size(path))
-
-    def write_at(self, path: str, offset: int) -> None:
-        data, old = self.bytes(), self.model[path]
-        assert old is not None
-        new = old[:offset] + data + old[offset + len(data) :]
-        if len(new) > LARGEST:
-            return
-
-        def write(place: str) -> None:
-            descriptor = os.open(place, os.O_WRONLY)
-            try:
-                # The kernel cuts a write at page borders as it likes: killed between two requests,
-                # the call returns what the first one wrote.
-                if os.pwrite(descriptor, data, offset) != len(data):
-                    raise OSError(errno.ECONNABORTED, "written in part")
-            finally:
-                os.close(descriptor)
-
-        self.do(f"write {offset} {len(data)}", path, new, write)
-
-    def truncate(self) -> None:
-        if path := self.some_file():
-            size, old = self.dice.randrange(LARGEST), self.model[path]
-            assert old is not None
-            new = old[:size] + bytes(size - len(old[:size]))
-            self.do(f"truncate {size}", path, new, lambda p: os.truncate(p, size))
-
-    def mkdir(self) -> None:
-        if len(self.directories()) < 12:
-            self.do("mkdir", self.new_name(), None, os.mkdir)
-
-    def remove(self) -> None:
-        if len(self.files()) > 3 and (path := self.some_file()):
-            self.step("remove", [path], {}, lambda: os.unlink(self.place(path)))
-
-    def rename(self) -> None:
-        """To a new name, over another file, or a directory with all that is in it."""
-        sources = [*self.files(), *self.directories()[1:]]
-        if not sources:
-            return
-        source, target = self.dice.choice(sources), self.new_name()
-        others = [path for path in self.files() if path != source]
-        if self.model[source] is not None and others and self.dice.random() < 0.4:
-            target = self.dice.choice(others)
-        if target.startswith(f"{source}/"):
-            return
-        below = [p for p in self.model if p == source or p.startswith(f"{source}/")]
-        moved = {target + path[len(source) :]: self.model[path] for path in below}
-        call = lambda: os.rename(self.place(source), self.place(target))  # noqa: E731
-        self.step(f"rename to {target}", below, moved, call)
-
-    def read(self) -> None:
-        """Not an operation that changes anything: what was promised is looked at."""
-        if path := self.some_file():
-            found = self.retried(lambda: Path(self.place(path)).read_bytes())
-            if found != self.model[path]:
-                raise Broken(f"{path} reads {_brief(found)} not {_brief(self.model[path])}")
-
-    # --- doing it
-
-    def place(self, path: str) -> str:
-        return os.path.join(self.directory, path)
-
-    def size(self, path: str) -> int:
-        return len(self.model[path] or b"")
-
-    def some_file(self) -> str | None:
-        files = self.files()
-        return self.dice.choice(files) if files else None
-
-    def do(self, what: str, path: str, after: Content, call: Callable[[str], object]) -> None:
-        self.step(what, [], {path: after}, lambda: call(self.place(path)))
-
-    def step(self, what: str, gone: list[str], made: Model, call: Callable[[], object]) -> None:
-        """Run `call`; it removes the names in `gone` and leaves those in `made`."""
+    def step(
+        self, what: str, after: Tree, call: Callable[[], object], *, synced: bool = False
+    ) -> bool:
+        """Run `call`, which turns the tree into `after`; whether it did."""
         self.count += 1
-        after = {path: content for path, content in self.model.items() if path not in gone} | made
-        self.note(f"{self.count} {what} {sorted({*gone, *made})[:3]}")
+        concerned = sorted(p for p in {*self.tree, *after} if self.tree.get(p) is not after.get(p))
+        self.note(f"{self.count} {what} {concerned[:3]}")
         epoch = self.epoch()
         try:
             call()
         except OSError as error:
-            if error.errno not in DEAD and not self.mount_died(epoch):
+            if error.errno not in DEAD and not self.mount_died(epoch, LATE):
                 raise Broken(f"{what}: {error} while the mount lived") from error
             self.note(f"{self.count} ? {error}")
-            self.settle(what, after)
-        else:
-            self.note(f"{self.count} ok")
-            self.model = after
+            return self.settle(what, after, concerned)
+        self.note(f"{self.count} {'synced' if synced else 'ok'}")
+        self.tree = after
+        return True
 
-    def settle(self, what: str, after: Model) -> None:
+    def settle(self, what: str, after: Tree, concerned: list[str]) -> bool:
         """The mount is back: either nothing of the operation has happened, or all of it."""
         self.uncertain += 1
-        found = self.retried(self.observe)
-        if found not in (self.model, after) and not _is_torn(found, self.model, after):
-            wrong = [p for p in {*found, *after} if found.get(p, b"-") != after.get(p, b"-")]
-            seen = {p: (_brief(found.get(p)), _brief(self.model.get(p))) for p in wrong[:5]}
-            raise Broken(f"after {what}: neither before nor after: {seen}")
-        self.note(f"{self.count} {'happened' if found == after else 'did not happen'}")
-        self.model = found
+        found = self.look(concerned)
+        happened = not differences(found, after)
+        if not happened and differences(found, self.tree):
+            if not lies_between(found, self.tree, after):
+                said = "; ".join(differences(found, self.tree)[:4])
+                more = "; ".join(differences(found, after)[:4])
+                raise Broken(f"after {what}: not before: {said}; not after: {more}")
+            self.note(f"{self.count} happened in part")
+            after, happened = _with_bytes(found, after), True
+        self.note(f"{self.count} {'happened' if happened else 'did not happen'}")
+        if happened:
+            self.tree = after
+        return happened
+
+    # --- what there is
+
+    def look(self, concerned: list[str] | None = None) -> Tree:
+        """All names, and the bytes of some files: of others, blocks are to stay uncached."""
+        share = self.dice.choice((0.0, 0.3, 1.0))
+        chosen = {path for path in self.tree if self.dice.random() < share} | {*(concerned or ())}
+        return self.retried(lambda: observe(self.directory, chosen.__contains__))
+
+    def compare(self) -> None:
+        """What was promised before the kill is there after it."""
+        epoch = self.epoch()
+        wrong = differences(self.look(), self.tree)
+        if wrong:
+            raise Broken("; ".join(wrong[:6]))
+        self.compared = epoch
+        self.tell("seen", epoch)
 
     def retried(self, call: Callable[[], T]) -> T:
         """The answer of something that only looks, once there is a mount to give it."""
@@ -209,48 +116,66 @@ class Writer:
             except OSError as error:
                 # Without its gateway, the cache says EIO to reads of what it does not hold.
                 away = error.errno in (*DEAD, errno.EIO)
-                died = away or self.mount_died(epoch) or not self.directory.exists()
+                died = away or self.mount_died(epoch, LATE) or not self.directory.exists()
                 if not died or time.monotonic() > end:
                     raise Broken(f"looking: {error}") from error
-            time.sleep(0.05)
+            time.sleep(0.02)
 
-    def mount_died(self, epoch: str) -> bool:
-        return _is_down(self.directory) or self.epoch() != epoch
+    def expect(self, path: str, call: Callable[[], bytes], wanted: bytes) -> None:
+        found = self.retried(call)
+        if found != wanted:
+            at = next((n for n, pair in enumerate(zip(found, wanted)) if pair[0] != pair[1]), -1)  # noqa: B905
+            raise Broken(f"{path}: {len(found)} of {len(wanted)} bytes, byte {at} is another")
+
+    def mount_died(self, epoch: str, seconds: float) -> bool:
+        """Whether the mount is down, or was: the test may be late to say so."""
+        end = time.monotonic() + seconds
+        while not (_is_down(self.directory) or self.epoch() != epoch):
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.05)
+        return True
+
+    # --- beside the mount
 
     def epoch(self) -> str:
         return (self.control / "epoch").read_text()
+
+    def tell(self, name: str, text: str) -> None:
+        beside = self.control / f"{name}.new"
+        beside.write_text(text)
+        beside.rename(self.control / name)
 
     def note(self, line: str) -> None:
         os.write(self.log, os.fsencode(f"{line}\n"))
 
     def run(self) -> None:
-        choices = [self.create, self.overwrite, self.overwrite, self.append, self.truncate]
-        choices += [self.mkdir, self.remove, self.rename, self.rename, self.read, self.read]
         while not (self.control / "stop").exists():
-            self.dice.choice(choices)()
-            if len(self.files()) > 40:
-                self.remove()
+            if (self.control / "rest").exists():
+                self.tell("resting", "")
+                time.sleep(0.02)
+            else:
+                (self.control / "resting").unlink(missing_ok=True)
+                self.act()
+            if self.epoch() != self.compared:
+                self.compare()
 
     def result(self) -> dict[str, object]:
-        tree = {
-            p: None if c is None else hashlib.sha256(c).hexdigest() for p, c in self.model.items()
+        return {
+            "tree": digests(self.tree),
+            "operations": self.count,
+            "uncertain": self.uncertain,
         }
-        return {"tree": tree, "operations": self.count, "uncertain": self.uncertain}
 
 
-def _is_torn(found: Model, before: Model, after: Model) -> bool:
-    """Whether `found` lies between two trees that differ in the bytes of one file only."""
-    changed = [path for path in after if before.get(path, b"-") != after[path]]
-    if found.keys() != before.keys() or before.keys() != after.keys() or len(changed) != 1:
-        return False
-    path = changed[0]
-    old, new, seen = before[path], after[path], found[path]
-    if old is None or new is None or seen is None or {**found, path: new} != after:
-        return False
-    if not len(old) <= len(seen) <= len(new):
-        return False  # a truncation is one step of the inode's
-    old = old.ljust(len(new), b"\0")
-    return all(byte in pair for byte, pair in zip(seen, zip(old, new, strict=True), strict=False))
+def _with_bytes(found: Tree, after: Tree) -> Tree:
+    """`after`, with the bytes that were found where those are others."""
+    seen = {
+        id(after[path]): replace(after[path], data=thing.data, size=thing.size)
+        for path, thing in found.items()
+        if thing.data is not None and thing.data != after[path].data
+    }
+    return {path: seen.get(id(thing), thing) for path, thing in after.items()}
 
 
 def _is_down(directory: Path) -> bool:
@@ -261,31 +186,21 @@ def _is_down(directory: Path) -> bool:
     return False
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _hash(content: Content) -> str | None:
-    return None if content is None else hashlib.sha256(content).hexdigest()
-
-
-def _brief(content: Content) -> str:
-    if content is None:
-        return "nothing, or a directory"
-    zeros = content.count(0)
-    return f"{len(content)} bytes ({zeros} zeros, {hashlib.sha256(content).hexdigest()[:8]})"
-
-
 def main() -> None:
     directory, control, seed = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    writer = Writer(directory, control, seed)
     result: dict[str, object] = {}
+    writer: Writer | None = None
     try:
+        writer = Writer(directory, control, seed)
         writer.run()
-    except Broken as broken:
-        result["broken"] = str(broken)
-    result |= writer.result()
-    (control / "result.json").write_text(json.dumps(result))
+    except Exception as broken:
+        result["broken"] = f"{type(broken).__name__}: {broken}"
+        if not isinstance(broken, Broken):
+            raise
+    finally:
+        if writer is not None:
+            result |= writer.result()
+        (control / "result.json").write_text(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ class Mount:
         self._dog: Watchdog | None = None
         self._fired = False
         self.checks = True  # after each end; not for a test that damages the cache
+        self.environment: dict[str, str] = {}  # more of it, for both processes
         self.point.mkdir(parents=True, exist_ok=True)
 
     # --- life
@@ -147,6 +148,7 @@ class Mount:
             self.process = subprocess.Popen(
                 [*command, "-f", "-o", options],
                 cwd=REPOSITORY,
+                env=os.environ | self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
