@@ -288,10 +288,13 @@ class Content(Reading):
             self.reclaim_tail(inode)
 
     def reclaim_tail(self, inode: Inode) -> None:
-        """Destroy what lies beyond the file's size. The shrink is durable; the lock is held."""
+        """Destroy what lies beyond the file's size. The shrink is durable; the lock is held. The
+        file may have been removed meanwhile, which takes no lock: then its whole blob has to go."""
         self._blobs.cut(inode, inode.size)
         with self._store as store:
-            store.execute("DELETE FROM reclaim WHERE ino=? AND gen=?", (inode.ino, inode.gen))
+            store.execute(
+                "DELETE FROM reclaim WHERE ino=? AND gen=? AND start>0", (inode.ino, inode.gen)
+            )
         self._in_reclaim.discard(inode.ino)
 
     # -- bytes that only home has from now on, in the caller's transaction -----------------------

@@ -258,6 +258,18 @@ async def test_a_tail_in_reclaim_survives_a_kill(parts: Parts) -> None:  # noqa:
     assert after.blob_length(inode) == 100
 
 
+async def test_what_is_removed_while_its_tail_is_destroyed_goes(parts: Parts) -> None:  # noqa: F811
+    """Removed between a durable point's look at its tail and the tail's end."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.content.resize(inode, 10, changes={})
+    assert parts.root
+    parts.namespace.remove(parts.root, b"f", directory=False)
+    parts.content.reclaim_tail(inode)
+    await parts.durable.make()
+    assert not list((parts.place / "blobs").glob("*/*"))
+
+
 async def test_fetch_not_valid(parts: Parts) -> None:  # noqa: F811
     """Fetched bytes go only where nothing is valid."""
     inode = parts.uncached(b"f", BLOCK)
