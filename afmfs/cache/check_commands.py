@@ -38,6 +38,7 @@ COMMANDS: tuple[Command, ...] = (
         "\nfound by `verify --data` alone. Exit status, as of fsck: 0 no findings; 1 all repaired;"
         "\n4 some left; 8 it can't be checked; 16 wrong usage; 32 interrupted.",
         examples=("check", "check --json"),
+        unmounted=True,
         failure=OPERATIONAL,
         usage=USAGE,
     ),

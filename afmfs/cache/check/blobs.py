@@ -55,12 +55,18 @@ def _turn(source: Source, shards: range) -> Iterator[Finding]:
             stray.gen in owners
             or stray.gen in dying
             or any(stray.gen in numbers for numbers in nobodys)
+            or _gone(source, stray.gen)
         ):
             if stray.gen >= newest:
                 source.old = f"blob {stray.shard}/{stray.name} is younger"
                 yield _orphan(source, stray, "it is younger than cache.db")
             else:
                 yield _orphan(source, stray, "no inode has it")
+
+
+def _gone(source: Source, gen: int) -> bool:
+    """Whether a mounted cache has destroyed the blob since its directory was read."""
+    return source.live and source.blob(gen).length is None
 
 
 def _listed(source: Source, shard: str) -> Iterator[Stray]:

@@ -10,7 +10,6 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ class LiveCheck:
         self, cache: Path, put: Callable[[dict[str, Any]], None], damaged: Callable[[str], None]
     ) -> None:
         self._cache, self._put, self._damaged = cache, put, damaged
-        self._ended = threading.Event()
+        self._ended, self._closing = threading.Event(), threading.Lock()
         self._db: sqlite3.Connection | None = None
         self._tally = Tally()
 
@@ -43,16 +42,21 @@ class LiveCheck:
         except Unusable as trouble:
             self._tell_damage(databases.file_finding(trouble))
         else:
-            with closing(db):
-                self._db = db
+            self._db = db
+            try:
                 self._check(db)
+            finally:
+                with self._closing:
+                    self._db = None
+                    db.close()
         self._put(summary_row(self._tally))
 
     def end(self) -> None:
         """From any thread: it ends soon, with an error."""
         self._ended.set()
-        if self._db is not None:
-            self._db.interrupt()
+        with self._closing:  # nothing may be asked of a connection that is closed
+            if self._db is not None:
+                self._db.interrupt()
 
     def _check(self, db: sqlite3.Connection) -> None:
         began = time.monotonic()
