@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,7 @@ async def test_number_at_start(parts: Parts, monkeypatch: pytest.MonkeyPatch) ->
     await parts.durable.make()
     assert parts.store.execute("SELECT count(*) FROM fresh").fetchone()[0] == 1
     assert parts.durable.durable_entry < late[0]
+    assert int(parts.store.get("durable_entry")) < late[0]
 
 
 async def test_point_recorded(parts: Parts) -> None:  # noqa: F811
@@ -411,13 +413,27 @@ async def test_numbers_unique(parts: Parts) -> None:  # noqa: F811
     assert after.calls == ["commit", "committed", "sync_wal"]
 
 
-async def test_fsync_means_it(parts: Parts) -> None:  # noqa: F811
-    """The blob, then the record that it needs no doubt, then the log."""
+async def test_fsync_means_it(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """The blob, the name of a new one, the record that it needs no doubt, and the log."""
     inode = parts.make(b"f")
     await parts.content.write(inode, 0, b"x")
+    blob = parts.place / "blobs" / blob_name(inode.gen)
+    places = {blob: "bytes", blob.parent: "name"}
+
+    def recorded(real: Callable[[int], None]) -> Callable[[int], None]:
+        def sync(fd: int) -> None:
+            place = Path(os.readlink(f"/proc/self/fd/{fd}"))
+            if place in places:
+                parts.calls.append(places[place])
+            real(fd)
+
+        return sync
+
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, recorded(getattr(os, name)))
     parts.calls.clear()
     await parts.durable.fsync(inode)
-    assert parts.calls == ["commit", "committed", "sync_wal"]
+    assert parts.calls == ["bytes", "name", "commit", "committed", "sync_wal"]
     assert inode.synced == inode.changed
 
 
