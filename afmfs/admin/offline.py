@@ -75,6 +75,7 @@ class OfflineCache:
             job_left=job.left if job else 0,
             stopped=bool(int(settings.get("stopped") or 0)),
             needs_resync="" if job else str(settings.get("needs_resync") or ""),
+            auto_resync=bool(json.loads(settings.get("tunables") or "{}").get("auto_resync", True)),
             pending=counters.pop("queue_length") + (job.left if job else 0),
             requeued=self._count_requeued() + (job.requeued if job else 0),
         )

@@ -79,6 +79,7 @@ class HomeView:
     progress: Message | None = None  # of the job, as last told
     requeued: int = 0
     latency_s: float = 0.0
+    refusal: str = ""  # what it says to what is requeued
     stalled_s: float = 0.0  # for how long a call has not returned while home answers others
     life: float = -math.inf  # trio time of the last sign of life
 
@@ -328,6 +329,7 @@ class GatewayLink:
                 view.num_exec, view.executing = message["num_exec"], message["executing"]
                 view.requeued = message["requeued"]
                 view.latency_s = (message.get("latency_ms") or 0) / 1000
+                view.refusal = message.get("refusal") or ""
                 view.stalled_s = message.get("stalled_s") or 0.0
                 view.statvfs = message.get("statvfs") or view.statvfs
             case "outcomes":

@@ -52,13 +52,17 @@ class Reporting(Hearing):
             stopped=self.stopped,
             planning=self.jobs.planning,
             link=home.link,
-            link_reason=home.reason,
+            link_reason="; ".join(filter(None, (home.reason, home.hint))),
             # What contradicts home is not settled by waiting, but by a job.
             recovering=job.kind == RECOVERY if job else self.recovering and not needs_resync,
             # What is found while a job runs is shown, and dealt with, after it.
             needs_resync="" if job else needs_resync,
+            auto_resync=self.settings.tunables.auto_resync,
             pending=self._store.counters.queue_length + (job.left if job else 0),
             requeued=home.requeued + (job.requeued if job else 0),
+            refusal=home.refusal,
+            slow_s=home.latency_s,
+            stalled_s=home.stalled_s,
             resyncing=job.kind if job and job.kind != RECOVERY else "",
             job_total=job.total if job else 0,
             job_left=job.left if job else 0,

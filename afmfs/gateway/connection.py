@@ -16,7 +16,7 @@ from afmfs.gateway import marker, syscalls
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
 from afmfs.gateway.probe import probe
-from afmfs.gateway.trouble import HomeAway, MayEnd, Trouble
+from afmfs.gateway.trouble import HomeAway, MayEnd, Trouble, gone
 from afmfs.model.properties import Properties
 
 _UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -32,9 +32,7 @@ class Remounted(HomeAway):
 def away(path: bytes, exc: OSError) -> HomeAway:
     """What an error of opening home (not of something in it) means."""
     missing = exc.errno in _UNMOUNTED
-    return HomeAway(
-        "Unmounted" if missing else "Disconnected", f"{os.fsdecode(path)}: {exc.strerror}"
-    )
+    return gone(os.fsdecode(path), exc.errno, "Unmounted" if missing else "Disconnected")
 
 
 def _nothing() -> None:
@@ -172,4 +170,4 @@ class Connection:
             self.check(home)
         except HomeAway as exc:
             return exc
-        return MayEnd(errno.EIO, trouble.reason)
+        return MayEnd(errno.EIO, trouble.reason.partition(";")[0])

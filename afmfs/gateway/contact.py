@@ -21,7 +21,8 @@ from afmfs.gateway.connection import Connection, Remounted, connect
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
 from afmfs.gateway.protocol import Message
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.trouble import HomeAway, gone
+from afmfs.model import remedies
 from afmfs.model.properties import Properties
 from afmfs.model.target import parse_target
 
@@ -178,7 +179,7 @@ class Contact:
             self._tell_away(trouble)
             return False
         except OSError as exc:
-            self._away = HomeAway("Disconnected", f"{os.fsdecode(self._path)}: {exc.strerror}")
+            self._away = gone(os.fsdecode(self._path), exc.errno)
             self._tell_away(self._away)
             return False
         finally:
@@ -217,7 +218,7 @@ class Contact:
             self.lost(trouble, connection)
             return
         except OSError as exc:
-            self.lost(HomeAway("Disconnected", f"home: {exc.strerror}"), connection)
+            self.lost(gone(os.fsdecode(self._path), exc.errno), connection)
             return
         finally:
             self._probing, self._probed = None, monotonic()
@@ -244,7 +245,8 @@ class Contact:
         probing = self._probing
         hangs = probing is not None and now - max(probing, self._life) > HANGS_S
         if hangs and self._told is None:
-            trouble = HomeAway("Disconnected", f"{os.fsdecode(self._path)} does not answer")
+            where = os.fsdecode(self._path)
+            trouble = HomeAway("Disconnected", f"{where} does not answer; {remedies.SERVER}")
             self._away = trouble
             self._tell_away(trouble)
             return

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from afmfs.gateway.exchange import record_key
@@ -17,6 +17,7 @@ from afmfs.gateway.journal import DONE, UNREPRESENTABLE, Journal, Outcome, Reque
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.window import Pick
 from afmfs.gateway.work import Failed
+from afmfs.model import remedies
 from afmfs.model.action import Content, Exchange, Push
 
 BACK_OFF_S = 1.0
@@ -81,6 +82,12 @@ def land(pick: Pick, result: Result, before: Mapping[int, Requeued]) -> Landing:
             begun.update(result.broken.ids)
         landing.untouched = [i for i in pick.batch.ids if i not in begun]
     return landing
+
+
+def refusal(requeued: Iterable[Requeued]) -> str:
+    """What home says to the oldest of these, and what to do about it; '' if there are none."""
+    first = min(requeued, key=lambda one: one.id, default=None)
+    return f"{first.reason}; {remedies.of_refusal(first.errno)}" if first else ""
 
 
 def requeued(entry: int, failed: Failed, before: Requeued | None = None) -> Requeued:

@@ -113,8 +113,8 @@ def missing(home: Home) -> HomeAway:
     path = os.fsdecode(home.path)
     return HomeAway(
         "Unmounted",
-        f"{path} has no marker (.afm/home.json): home is not mounted there. If home was wiped on "
-        f"purpose, fail over to the same path: `failover --new-target {path}`",
+        f"{path} has no marker (.afm/home.json): home is not mounted there; mount it. If home was "
+        f"wiped on purpose, fail over to the same path: `failover --new-target {path}`",
     )
 
 
@@ -131,7 +131,8 @@ def _check(found: Marker, wish: Claim) -> None:
     if found.identity != ours.identity:
         raise Forbidden(
             f"this home belongs to {found.who}",
-            "choose another target, or mount with -o takeover if that cache is gone for good",
+            "put this cache's home there, or choose another target, or mount with -o takeover if "
+            "that cache is gone for good",
         )
     if wish.tokens:
         stale = found.token not in wish.tokens

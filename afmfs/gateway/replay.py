@@ -30,7 +30,7 @@ from afmfs.gateway.journal import (
     Journal,
     Outcome,
 )
-from afmfs.gateway.landing import Landing, land
+from afmfs.gateway.landing import Landing, land, refusal
 from afmfs.gateway.locate import Locator
 from afmfs.gateway.points import Points, Stopped
 from afmfs.gateway.priority import SEEKING, SETTLING, Priority
@@ -39,7 +39,7 @@ from afmfs.gateway.protocol import Message
 from afmfs.gateway.steps import Steps
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash import TrashBook
-from afmfs.gateway.trouble import HomeAway, Inconsistent
+from afmfs.gateway.trouble import HomeAway, Inconsistent, gone
 from afmfs.gateway.view import View
 from afmfs.gateway.window import Pick, Waiting, Window
 from afmfs.gateway.work import Work
@@ -341,7 +341,7 @@ class Replay:
             home.sync()
         except OSError as exc:
             # What was written since the last sync may be lost: all of it is in doubt.
-            raise HomeAway("Disconnected", f"home can't be synced: {exc.strerror}") from exc
+            raise gone("home can't be synced", exc.errno) from exc
 
     def _give_back(self, pick: Pick) -> None:
         """No durable point can be had: the batch was not begun."""
@@ -421,12 +421,14 @@ class Replay:
         self._send(answer)
 
     def send_status(self) -> None:
+        requeued = self._journal.requeued()
         self._send(
             {
                 "type": "status",
                 "num_exec": self._steps.executed,
                 "executing": len(self._progress.running),
-                "requeued": len(self._journal.requeued()),
+                "requeued": len(requeued),
+                "refusal": refusal(requeued.values()),
                 "latency_ms": self._threads.latency * 1000,
                 "stalled_s": self._contact.stalled_s,
                 "statvfs": self._contact.statvfs or None,

@@ -18,6 +18,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from afmfs.errors import AfmError
+from afmfs.model import remedies
 from afmfs.model.properties import Properties
 
 AwayState = Literal["Disconnected", "Unmounted"]
@@ -36,6 +37,12 @@ class HomeAway(Trouble):
         super().__init__(reason)
         self.state: AwayState = state
         self.reason = reason
+
+
+def gone(what: str, code: int | None, state: AwayState = "Disconnected") -> HomeAway:
+    """`what` answers with an errno that speaks of home as a whole; says what to do."""
+    code = code or errno.EIO
+    return HomeAway(state, f"{what}: {os.strerror(code)}; {remedies.of_away(code)}")
 
 
 class MayEnd(Trouble):
@@ -156,9 +163,9 @@ def classify(
         # a FIFO or a socket in the place of a file, opened in the moment after it was looked at
         return Inconsistent(path, "is no regular file")
     if code == errno.ESTALE and not path:
-        return HomeAway("Disconnected", f"home's root: {said}")
+        return gone("home's root", code)
     if code in _AWAY:
-        return HomeAway("Disconnected", f"{os.fsdecode(path) or 'home'}: {said}")
+        return gone(os.fsdecode(path) or "home", code)
     if code in _INCONSISTENT:
         return Inconsistent(path, said)
     what = _never_held(code, verb, kind, properties or Properties())

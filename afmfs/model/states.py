@@ -63,13 +63,21 @@ class Facts:
     link_reason: str = ""  # why home is away, or what the gateway is doing about an unknown link
     recovering: bool = False  # what was in doubt at the mount is being settled
     needs_resync: str = ""  # the inconsistency that was found
+    auto_resync: bool = True  # a resync starts by itself
     pending: int = 0  # entries in both queues
     requeued: int = 0  # of them: refused by home, tried again later
+    refusal: str = ""  # what home says to them, and what to do about it
+    slow_s: float = 0.0  # what a change at home takes, seconds; 1.0 stands for all that is longer
+    stalled_s: float = 0.0  # for how long a call has not returned, while home answers others
     resyncing: str = ""  # the kind of the job under way: "resync", "failover"
     job_total: int = 0  # rows that its plan has
     job_left: int = 0  # of them: still to do, counted in `pending`
     touched: bool = False  # something but getstate has used the fileset since the mount
     disk: str = ""  # what is wrong with the cache's disk, or how much is cached
+
+
+SLOW_S = 0.5
+"""A home that takes so long for a change is called slow."""
 
 
 def shown(facts: Facts) -> State:
@@ -93,7 +101,24 @@ def _dirty(facts: Facts) -> str:
     text = "; ".join(parts)
     if facts.requeued:
         text += f", {facts.requeued} of them requeued after an error at home"
-    return text
+        if facts.refusal:
+            text += (
+                f": {facts.refusal}. They are tried again by themselves, after 5 minutes at the"
+                " latest; `resumeRequeued` tries them at once"
+            )
+    return "; ".join(filter(None, (text, _pace(facts))))
+
+
+def _pace(facts: Facts) -> str:
+    """Why it takes so long, where it does."""
+    if facts.stalled_s:
+        return (
+            f"home has not finished one call for {facts.stalled_s:.0f} s, though it answers others:"
+            " see whether it is frozen, or its disks overloaded"
+        )
+    if facts.slow_s >= SLOW_S:
+        return "home is slow (half a second and more for a change): see its server and network"
+    return ""
 
 
 def _job(facts: Facts) -> str:
@@ -103,6 +128,13 @@ def _job(facts: Facts) -> str:
     if not facts.job_total:
         return f"a {facts.resyncing} is running"
     return f"a {facts.resyncing} is running: {facts.job_left} of {facts.job_total} objects are left"
+
+
+def _contradiction(facts: Facts) -> str:
+    way_out = "`resync` brings home to what the cache has"
+    if facts.auto_resync:
+        way_out = "the next request that reaches the gateway starts a resync, as does `resync`"
+    return f"{facts.needs_resync}; {way_out}"
 
 
 _Rule = tuple[State, Callable[[Facts], bool], Callable[[Facts], str]]
@@ -133,7 +165,7 @@ _RULES: tuple[_Rule, ...] = (
         lambda f: f.recovering,
         lambda f: "what was under way when the last mount ended is being settled",
     ),
-    (State.NEEDS_RESYNC, lambda f: bool(f.needs_resync), lambda f: f.needs_resync),
+    (State.NEEDS_RESYNC, lambda f: bool(f.needs_resync), _contradiction),
     (State.DIRTY, lambda f: bool(f.pending or f.resyncing), _dirty),
     (
         State.FLUSH_ONLY,

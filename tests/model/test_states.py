@@ -107,3 +107,22 @@ def test_the_enumeration_is_the_order_of_precedence() -> None:
         "Stopped QueueOnly Unmounted Disconnected Recovery NeedsResync Dirty"
         " FlushOnly Active Inactive"
     )
+
+
+def test_reason_says_what_home_refuses_and_what_to_do() -> None:
+    refused = replace(QUIET, pending=2, requeued=1, refusal="a/b: No space left; make room")
+    assert "a/b: No space left; make room" in reason(refused)
+    assert "resumeRequeued" in reason(refused)
+
+
+def test_reason_says_why_it_takes_long() -> None:
+    assert "slow" not in reason(replace(QUIET, pending=1, slow_s=0.1))
+    assert "home is slow" in reason(replace(QUIET, pending=1, slow_s=1.0))
+    assert "for 12 s" in reason(replace(QUIET, pending=1, stalled_s=12.3))
+    assert reason(replace(QUIET, slow_s=1.0, stalled_s=12)) == ""  # there is nothing to do
+
+
+def test_reason_says_how_a_contradiction_ends() -> None:
+    found = replace(QUIET, needs_resync="a/b: is missing")
+    assert reason(found).startswith("a/b: is missing; the next request")
+    assert reason(replace(found, auto_resync=False)).startswith("a/b: is missing; `resync`")
