@@ -101,12 +101,19 @@ class Examiner:
             return None
         cached = self.cached(row)
         names = sorted(self._seen(row, places), key=lambda seen: _promise(seen, cached.kind))
+        if not all(seen.found and seen.found.known for seen in names) and self._is_gone(ino):
+            return None
         if cached.without_data and cached.kind == stat.S_IFREG:
             names = self._own_first(row, names)
         first, *others = names
         if first.found and first.found.equal and not self._one_object(first, others):
             first = first._replace(found=first.found._replace(equal=False))
         return Case(row, cached, (first, *others))
+
+    def _is_gone(self, ino: int) -> bool:
+        """Whether it was removed here since its row was read: then nothing tells of its version any
+        more, and home's file would pass for a changed one. The entry that removes it follows."""
+        return self.work.view.row(ino) is None
 
     def _own_first(self, row: Row, names: list[Seen]) -> list[Seen]:
         """The names of a file with nothing cached: one that leads to it, or may, comes first. It

@@ -192,9 +192,11 @@ class Reconciler:
     def _execute(self, due: Due, decision: Decision) -> Done:
         row = self.work.rows.get(due.ino)
         again = due.decision is not None
+        if row is None:
+            return Done()  # removed here since: so it will be at home, by an entry that follows
         for aside in decision.asides:
             self._move_aside(aside)
-        if decision.at is None or row is None or decision.do in (Do.SKIP, Do.LOST):
+        if decision.at is None or decision.do in (Do.SKIP, Do.LOST):
             return Done()
         if decision.do is Do.ADOPT:
             done = self._adopt(row)

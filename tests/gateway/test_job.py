@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.gateway.examine import Examiner
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -410,6 +411,30 @@ def test_a_file_that_is_replaced_while_its_push_is_interrupted(
     resync(mount)
     assert (mount.home / "f").read_bytes() == b"new" + DATA[3:]
     assert [path.read_bytes() for path in moved(mount)] == [b"theirs"]
+
+
+def test_a_file_that_is_removed_here_while_it_is_looked_at(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells of its version any more; it is not taken for one that was changed at home."""
+    mount.put(uncached(mount, b"f"), 0, DATA)
+    mount.update(mount.look_up(ROOT, b"f"), whole=1)
+    start(mount)
+    real, gone = Examiner._lstat, list[bool]()
+
+    def removed_meanwhile(examiner: Examiner, place: tuple[int, bytes]) -> os.stat_result | None:
+        if place == (ROOT, b"f") and not gone:
+            gone.append(True)
+            mount.remove(b"f")
+        return real(examiner, place)
+
+    monkeypatch.setattr(Examiner, "_lstat", removed_meanwhile)
+    resync(mount)
+    assert gone and moved(mount) == []
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+    mount.settle()
+    assert not (mount.home / "f").exists()
 
 
 # -- uncached bytes that are null already ----------------------------------------------------------
