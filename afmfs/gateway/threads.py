@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import TypeVar
 
 SLOW = 1e-3
@@ -42,10 +42,18 @@ class Threads:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.count, "home")
         futures = [self._pool.submit(work, item) for item in items]
-        wait(futures)
-        for future in futures:
-            future.result()
+        failures = [failure for future in futures if (failure := _end_of(future)) is not None]
+        if failures:
+            raise failures[0]
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _end_of(future: Future[None]) -> BaseException | None:
+    """Back when it has ended, or never will: `wait` misses that the end of the pool cancels it."""
+    try:
+        return future.exception()
+    except CancelledError as cancelled:
+        return cancelled
