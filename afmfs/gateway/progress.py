@@ -25,6 +25,7 @@ class Progress:
         self.settle: Callable[[Home], None] = lambda home: None
         """What has to be done at home before anything is replayed to it."""
         self._running: frozenset[int] = frozenset()
+        self._doubting = False  # whether what runs may have been executed before
         self._done: set[int] = set()  # executed, not recorded
         self._stamps: dict[int, Stamp] = {}  # of what is executed and not recorded
         self._running_stamps: dict[int, Stamp] = {}
@@ -43,9 +44,12 @@ class Progress:
         return self.journal.forgotten
 
     def in_doubt(self, entry: int) -> bool:
-        """Whether home may or may not have seen the entry, and nobody is finding out right now."""
-        if entry in self._running or entry in self._done:
+        """Whether home may or may not have seen the entry. One that is being settled may have been
+        executed before: it is in doubt until that is done."""
+        if entry in self._done:
             return False
+        if entry in self._running:
+            return self._doubting
         if self.journal.in_flight(entry):
             return True
         return entry <= self.doubt_through and not self.journal.executed(entry)
@@ -88,7 +92,8 @@ class Progress:
 
     # -- changes, by the replay ------------------------------------------------------------------
 
-    def begin(self, entries: Iterable[int]) -> None:
+    def begin(self, entries: Iterable[int], *, doubt: bool) -> None:
+        self._doubting = doubt  # first: who asks must not hear that they are certain
         self._running = frozenset(entries)
 
     def mark(self, entries: Iterable[Entry]) -> None:

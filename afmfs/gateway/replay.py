@@ -299,7 +299,7 @@ class Replay:
                 except Inconsistent as trouble:
                     self.report(trouble)
                     return
-            self._progress.begin(ids)
+            self._progress.begin(ids, doubt=pick.doubt)
             self._journal.take_off(ids)  # before the point: in-flight-durable
             self._progress.mark(pick.entries.values())
             if not self._points.make():  # durable-before-batch

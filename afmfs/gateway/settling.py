@@ -49,7 +49,7 @@ class Settling:
             with steps.progress.replaying(home):
                 steps.journal.take_off(ids)  # in-flight-durable
                 steps.point()  # durable-before-batch
-                steps.progress.begin(ids)
+                steps.progress.begin(ids, doubt=True)
                 failed = self._settle(home, job, batch)
                 steps.sync(home)  # home-sync
             connection.check(home)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgpack
 import pytest
 
+from afmfs.gateway.fetch import Fetches
+from afmfs.gateway.journal import Journal
+from afmfs.gateway.protocol import Message
 from afmfs.gateway.view import View
 from tests.gateway.fake_mount import FakeMount
 
@@ -50,6 +55,38 @@ def test_under_a_name_that_home_has_not_seen_yet(mount: FakeMount) -> None:
     mount.settle()
     assert (mount.home / "moved" / "renamed").exists()
     assert mount.request("fetch", ino=f, start=0, end=5)[1] == b"bytes"
+
+
+def test_while_a_batch_in_doubt_is_settled(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its entries may have been executed before: home has the new name, or still the old one."""
+    (mount.home / "d" / "f").write_bytes(b"bytes")
+    d = mount.adopt(b"d")
+    f = mount.adopt(b"f", d, "d")
+    with closing(Journal(mount.cache / "gateway" / "1")) as journal:
+        journal.take_off([mount.rename(b"d", b"moved")])
+    (mount.home / "d").rename(mount.home / "moved")
+    looked = threading.Event()
+    real = Fetches._fetch
+
+    def fetch(self: Fetches, message: Message) -> tuple[Message, int]:
+        try:
+            return real(self, message)
+        finally:
+            looked.set()
+
+    def during() -> None:
+        assert mount.gateway is not None
+        mount.on_point = lambda: None
+        mount.gateway.receive({"type": "fetch", "rid": 77, "ino": f, "start": 0, "end": 5})
+        assert looked.wait(10)
+
+    monkeypatch.setattr(Fetches, "_fetch", fetch)
+    mount.on_point = during
+    mount.start()
+    assert mount.await_message("fetched", rid=77)["errno"] == 0
+    assert mount.replies[77][1] == b"bytes"
 
 
 def test_another_version(mount: FakeMount) -> None:
