@@ -7,11 +7,19 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from afmfs.gateway import xattrs
 from afmfs.gateway.stamp import Stamp, take
 from afmfs.gateway.transfer import BlobError, agrees
 from afmfs.gateway.trash import TrashBook
 from afmfs.gateway.trouble import Inconsistent, Verb
-from afmfs.gateway.versions import adoptable, clean_ranges, expected, is_known, may_be_ours
+from afmfs.gateway.versions import (
+    adoptable,
+    clean_ranges,
+    expected,
+    is_foreign,
+    is_known,
+    may_be_ours,
+)
 from afmfs.gateway.view import Row
 from afmfs.gateway.work import Work
 from afmfs.model.action import Place
@@ -85,6 +93,7 @@ class Examiner:
         that is careful."""
         self.work, self._book = work, book
         self._job = job if job is not None and job.careful else None
+        self._home_is_new = job is not None and job.kind is Kind.FAILOVER
         self.changes = changes or {}
         self._taken: dict[int, int] = {}  # home's inode numbers: who may have taken them over
 
@@ -118,7 +127,7 @@ class Examiner:
     def _own_first(self, row: Row, names: list[Seen]) -> list[Seen]:
         """The names of a file with nothing cached: one that leads to it, or may, comes first. It
         may not where it leads to a file that the cache knows as another one, and that has its name
-        still: somebody has linked it there."""
+        still: somebody has linked it there; nor to one that is closed to who may open ours."""
         first = names[0]
         if first.found is None or (first.found.known and not self.work.view.is_lost(row.ino)):
             return names  # one that is lost may have become another's
@@ -131,6 +140,8 @@ class Examiner:
     def _is_another(self, row: Row, seen: Seen, names: list[Seen]) -> bool:
         st, work = seen.st, self.work
         assert st is not None
+        if self._is_foreign(row, seen.place, st):
+            return True
         ours = sum(one.st is not None and one.st.st_ino == st.st_ino for one in names)
         if st.st_nlink <= ours or not work.home.properties.stable_inodes:
             return False
@@ -248,6 +259,13 @@ class Examiner:
         clean = clean_ranges(work.view, row.ino, st.st_size)[1]
         return self._holds(row, place, clean)
 
+    def _is_foreign(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        if self._home_is_new:
+            return False  # all its objects are others, and the administrator has said so
+        work = self.work
+        at = xattrs.at(work.directory(place[0]), place[1])
+        return is_foreign(work.view, work.progress, work.home.properties, row.ino, at, st)
+
     def _holds(self, row: Row, place: Place, ranges: Ranges) -> bool:
         """Whether home's file has the bytes of the cache there."""
         work = self.work
@@ -288,7 +306,7 @@ class Examiner:
                 return False
             raise trouble from exc
         try:
-            return adoptable(work.view, work.progress, row.ino, fd, st)
+            return adoptable(work.view, work.progress, work.home.properties, row.ino, fd, st)
         except OSError as exc:
             raise work.trouble(exc, place, Verb.READ) from exc
         finally:

@@ -235,11 +235,11 @@ class Pusher:
                 raise Inconsistent(work.path(place), "is another file")
             return
         try:
-            fine = adoptable(self.work.view, self.work.progress, ino, fd, st)
+            fine = adoptable(*known, fd, st)
         except OSError as exc:
-            raise self.work.trouble(exc, place, Verb.READ) from exc
+            raise work.trouble(exc, place, Verb.READ) from exc
         if not fine:
-            raise Inconsistent(self.work.path(place), "was changed at home")
+            raise Inconsistent(work.path(place), "was changed at home")
 
     # -- what is no file -------------------------------------------------------------------------
 

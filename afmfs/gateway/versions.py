@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 
+from afmfs.gateway import xattrs
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.stamp import Stamp, same, take
 from afmfs.gateway.transfer import BlobError, agrees
 from afmfs.gateway.view import Row, View
+from afmfs.gateway.xattrs import Where
 from afmfs.model.entry import Op
+from afmfs.model.permissions import Permissions, give_more
 from afmfs.model.properties import Properties
 from afmfs.model.ranges import Ranges, cut, subtract
 
@@ -42,9 +45,28 @@ def may_be_ours(
     return not properties.stable_inodes or not numbers or st.st_ino in numbers
 
 
-def adoptable(view: View, progress: Progress, ino: int, fd: int, st: os.stat_result) -> bool:
+def is_foreign(
+    view: View, progress: Progress, properties: Properties, ino: int, at: Where, st: os.stat_result
+) -> bool:
+    """Whether home's file is another object than the known one, and closed to somebody who may open
+    ours: who may not read it has moved it, or has given it one more name. Through us they could
+    read it, or write to it, wherever else it has a name."""
+    known: set[int | None] = {stamp.ino for stamp in expected(view, progress, ino)}
+    row = view.row(ino)
+    if row is None or not known or known & {None, st.st_ino} or not properties.modes:
+        return False  # the same, or it can't be said
+    mode = xattrs.narrowed(at, st.st_mode) if properties.xattrs else st.st_mode
+    owner = (st.st_uid, st.st_gid) if properties.owners else (row.uid, row.gid)
+    return give_more(Permissions(row.mode, row.uid, row.gid), Permissions(mode, *owner))
+
+
+def adoptable(
+    view: View, progress: Progress, properties: Properties, ino: int, fd: int, st: os.stat_result
+) -> bool:
     """Whether home's file, of another version than the known one, may pass for it: it is as long,
-    and holds what every clean cached byte says (somebody's `touch`)."""
+    and holds what every clean cached byte says (somebody's `touch`, or a copy put back)."""
+    if is_foreign(view, progress, properties, ino, fd, st):
+        return False
     if all(stamp.size != st.st_size for stamp in expected(view, progress, ino)[:1]):
         return False
     row, clean = clean_ranges(view, ino, st.st_size)
@@ -61,7 +83,11 @@ def adoptable(view: View, progress: Progress, ino: int, fd: int, st: os.stat_res
             os.close(blob)
     # It may have been evicted meanwhile, and its blob be gone: then nothing is cached to differ.
     now = view.row(ino)
-    return now is not None and now.gen != row.gen and adoptable(view, progress, ino, fd, st)
+    return (
+        now is not None
+        and now.gen != row.gen
+        and adoptable(view, progress, properties, ino, fd, st)
+    )
 
 
 def clean_ranges(view: View, ino: int, size: int) -> tuple[Row | None, Ranges]:

@@ -53,6 +53,7 @@ def narrowed(where: Where, mode: int) -> int:
     """The mode of an object where access lists are not in use: nobody gets more by it than the list
     that the object may have at home gives."""
     try:
-        return acl.narrowest(acl.load(os.getxattr(where, acl.ACCESS, follow_symlinks=False)), mode)
+        value = os.getxattr(where, acl.ACCESS, follow_symlinks=isinstance(where, int))
+        return acl.narrowest(acl.load(value), mode)
     except (OSError, ValueError):
         return mode  # it has none

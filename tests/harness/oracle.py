@@ -9,6 +9,7 @@ import stat
 from collections.abc import Sequence, Set
 from typing import NamedTuple
 
+from afmfs.model.permissions import Permissions, give_more
 from tests.harness.cache_state import ATTR, REMOVE, Cached, CacheState
 from tests.harness.home_state import HomeObject, HomeState, Name, Zone
 
@@ -162,10 +163,13 @@ def check_agrees(before: Moment, after: Moment) -> None:
 
 def _is_lost(path: bytes, one: Cached, found: HomeObject | None, theirs: Set[int]) -> bool:
     """Nothing of it is cached, and home has no such file, or another one of the cache (`theirs`)
-    there; or no such directory, which was never read."""
+    there, or one that is closed to who may open ours; or no such directory, which was never read.
+    """
     if not one.lost or not (one.without_data or one.unread):
         return False
-    if found is not None and found.kind == one.kind and found.ino not in theirs:
+    if found is None or found.kind != one.kind or found.ino in theirs:
+        return True
+    if not give_more(Permissions(one.mode, *one.owner), Permissions(found.mode, *found.owner)):
         raise Wrong(f"{path!r} counts as lost, and is there: {found}; the cache has {one}")
     return True
 
