@@ -6,7 +6,7 @@
    longer believed. Steps 1 and 2 are one transaction (recovery-is-one): power lost between them
    would leave a changed block that counts as clean.
 3. Numbers go on beyond every number that may have been used (`Numbers`, in the store).
-4. Half-read directories and inodes without a name are cleared away; a durable point closes it.
+4. Half-read directories and inodes without a name are cleared away.
 
 What was in flight is the gateway's to settle, when home can be reached.
 """
@@ -104,14 +104,15 @@ class Recovery:
             store.put("boot_id", boot_id())
             store.put("mount_id", mount_id(store.path.parent))
         self._blobs.discard_empty(pool)
-        self._clear_half_read()
-        self._reap_nameless()
         # Bytes that a kill left undurable are now built upon: a blob that is cut on its first
         # opening must not meet an older row after a power loss.
         syncfs(self._blobs.root_descriptor)
         store.sync_wal()
         store.entries.reserve()
         store.inos.reserve()
+        self._clear_half_read()
+        self._reap_nameless()  # queues removals, which need numbers
+        store.sync_wal()
         return unclean
 
     def _take_over_some(self) -> bool:

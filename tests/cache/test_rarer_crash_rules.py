@@ -1,0 +1,165 @@
+"""Those of the cache's crash rules that guard against two things at one moment."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from afmfs.cache.steering import Steering
+from afmfs.gateway.journal import Journal, Outcome
+from afmfs.gateway.stamp import Stamp
+from afmfs.model.entry import Op
+
+from .parts import BLOCK, Killed, Parts, RecordingStore, parts  # noqa: F401  # the fixture
+
+
+async def test_reclaim_numbered(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A file that is removed while a point flushes the log is destroyed after one more flush."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x")
+    await parts.durable.make()
+    await parts.content.write(parts.make(b"g"), 0, b"something to make durable")
+    real = RecordingStore.sync_wal
+
+    def during(store: RecordingStore) -> None:
+        real(store)
+        if parts.namespace.find(1, b"f") is not None:
+            trio.from_thread.run_sync(remove)
+
+    def remove() -> None:
+        assert parts.root
+        parts.namespace.remove(parts.root, b"f", directory=False)
+        parts.calls.append("removed here")
+
+    monkeypatch.setattr(RecordingStore, "sync_wal", during)
+    await parts.durable.make()
+    assert parts.blob_length(inode) is None
+    after = parts.calls[parts.calls.index("removed here") :]
+    assert after.index("sync_wal") < after.index("remove")
+
+
+async def shrunk(parts: Parts) -> Any:  # noqa: F811
+    """A file of 100 bytes that was cut to 10 since the last point."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x" * 100)
+    await parts.durable.make()
+    await parts.content.resize(inode, 10, changes={})
+    return inode
+
+
+async def test_reclaim_numbered_tail(parts: Parts) -> None:  # noqa: F811
+    """A tail may have been queued again while its lock was waited for."""
+    inode = await shrunk(parts)
+    async with trio.open_nursery() as nursery:
+        async with parts.locks.hold(inode.ino):
+            nursery.start_soon(parts.durable.make)
+            await trio.testing.wait_all_tasks_blocked()
+            with parts.store as store:
+                store.reclaim(inode, 5)
+            parts.calls.clear()
+    assert parts.calls.index("sync_wal") < parts.calls.index("cut")
+
+
+async def test_reclaim_locks(parts: Parts) -> None:  # noqa: F811
+    """No tail is destroyed in the middle of an operation on the file."""
+    inode = await shrunk(parts)
+    async with trio.open_nursery() as nursery:
+        async with parts.locks.hold(inode.ino):
+            nursery.start_soon(parts.durable.make)
+            await trio.testing.wait_all_tasks_blocked()
+            assert parts.blob_length(inode) == 100
+    assert parts.blob_length(inode) == 10
+
+
+async def test_reclaim_skips(parts: Parts) -> None:  # noqa: F811
+    """What came back while the lock was waited for is valid, and not destroyed."""
+    inode = await shrunk(parts)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.content.write, inode, 50, b"new")  # takes the lock first
+        nursery.start_soon(parts.durable.make)
+    assert await parts.content.read(inode, 0, 100) == b"x" * 10 + bytes(40) + b"new"
+    assert parts.store.execute("SELECT count(*) FROM reclaim").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("size", [0, 10])
+async def test_fetch_not_truncated(parts: Parts, size: int) -> None:  # noqa: F811
+    """A fetch that was asked for before a truncation is void: the file may have grown since."""
+    void: list[int] = []
+    parts.content.truncated = void.append
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    await parts.content.resize(inode, size, changes={})
+    assert void == [inode.ino]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+async def test_recovery_is_one(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    nth: int,
+) -> None:
+    """A crash of the recovery itself: the in-place entry is not retired before it is known that
+    the blocks beside it may have changed."""
+    inode = parts.uncached(b"f", 3 * BLOCK)
+    parts.fetched(inode, 0, b"h" * 3 * BLOCK)
+    await parts.content.write(inode, 0, b"y")
+    await parts.durable.make()
+    (entry,) = parts.entries(inode.ino, Op.WRITE)
+    journal = Journal(parts.place)
+    journal.land([Outcome(entry.id, inode.ino, Stamp(3 * BLOCK, 5, 9))])
+    journal.close()
+    real, commits = RecordingStore.__exit__, 0
+
+    def killed(store: RecordingStore, kind: Any, *rest: Any) -> None:
+        nonlocal commits
+        commits += 1
+        real(store, kind, *rest)
+        if commits == nth:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        between = parts.again(lost_writes=True, recover=False)
+        patch.setattr(RecordingStore, "__exit__", killed)
+        with pytest.raises(Killed):
+            between.recover()
+    after = between.again()
+    valid = after.validity.valid(after.inode(b"f"), 0, 3 * BLOCK)
+    assert (BLOCK, 2 * BLOCK) not in valid and valid in (((0, 1),), ())
+    assert after.entries(inode.ino) == []
+
+
+async def test_numbers_unique_recovered(parts: Parts) -> None:  # noqa: F811
+    """A file that was unlinked while open, and is not whole, is removed at home by the next run:
+    by an entry with a new number."""
+    inode = parts.uncached(b"f", BLOCK)
+    parts.opened.add(inode.ino)
+    assert parts.root
+    parts.namespace.remove(parts.root, b"f", directory=False)
+    (rename,) = parts.entries(inode.ino)
+    assert rename.op is Op.RENAME
+    after = parts.again()
+    kept, remove = after.entries(inode.ino)
+    assert kept == rename and remove.op is Op.REMOVE and remove.id > rename.id
+
+
+def test_forget_after_durable() -> None:
+    """What was retired while a point was on its way is forgotten after the next one."""
+    told: list[int] = []
+    desk = SimpleNamespace(
+        _retirement=SimpleNamespace(seq=3),
+        _forgettable=0,
+        _link=SimpleNamespace(post=lambda message: told.append(message["seq"])),
+        jobs=SimpleNamespace(point_begins=lambda: None, point_made=lambda: None),
+    )
+    Steering._after_point(desk)  # type: ignore[arg-type]  # of a point that began before
+    assert told == []
+    Steering._before_point(desk)  # type: ignore[arg-type]
+    desk._retirement.seq = 8
+    Steering._after_point(desk)  # type: ignore[arg-type]
+    assert told == [3]
