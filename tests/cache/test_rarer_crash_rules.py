@@ -57,24 +57,22 @@ async def shrunk(parts: Parts) -> Any:  # noqa: F811
 async def test_reclaim_numbered_tail(parts: Parts) -> None:  # noqa: F811
     """A tail may have been queued again while its lock was waited for."""
     inode = await shrunk(parts)
-    async with trio.open_nursery() as nursery:
-        async with parts.locks.hold(inode.ino):
-            nursery.start_soon(parts.durable.make)
-            await trio.testing.wait_all_tasks_blocked()
-            with parts.store as store:
-                store.reclaim(inode, 5)
-            parts.calls.clear()
+    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
+        nursery.start_soon(parts.durable.make)
+        await trio.testing.wait_all_tasks_blocked()
+        with parts.store as store:
+            store.reclaim(inode, 5)
+        parts.calls.clear()
     assert parts.calls.index("sync_wal") < parts.calls.index("cut")
 
 
 async def test_reclaim_locks(parts: Parts) -> None:  # noqa: F811
     """No tail is destroyed in the middle of an operation on the file."""
     inode = await shrunk(parts)
-    async with trio.open_nursery() as nursery:
-        async with parts.locks.hold(inode.ino):
-            nursery.start_soon(parts.durable.make)
-            await trio.testing.wait_all_tasks_blocked()
-            assert parts.blob_length(inode) == 100
+    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
+        nursery.start_soon(parts.durable.make)
+        await trio.testing.wait_all_tasks_blocked()
+        assert parts.blob_length(inode) == 100
     assert parts.blob_length(inode) == 10
 
 
