@@ -5,94 +5,16 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.harness.disks import Disk, needs_root, small_disk
-from tests.harness.mounting import Mount, wait_until
+from tests.disk.conftest import MakeDisk, MountOn
+from tests.disk.scene import Files, away, back, taken
+from tests.harness.disks import needs_root
+from tests.harness.mounting import wait_until
 
 pytestmark = [pytest.mark.mounted, needs_root]
-
-
-@pytest.fixture
-def disks(tmp_path: Path) -> Iterator[Callable[..., Disk]]:
-    """Make small disks: disks("48M"), disks("32M", "-N", "64")."""
-    with ExitStack() as stack:
-        numbers = iter(range(99))
-        yield lambda *words: stack.enter_context(small_disk(tmp_path / f"d{next(numbers)}", *words))
-
-
-@pytest.fixture
-def mount_on(home: Path, disks: Callable[..., Disk]) -> Iterator[Callable[..., Mount]]:
-    """Mount a cache that lies on a disk; ended before the disk is."""
-    mounts: list[Mount] = []
-
-    def make(disk: Disk, *options: str) -> Mount:
-        mount = Mount(home, disk.path / "fs", *options, watch=240.0)
-        mounts.append(mount)
-        mount.mount()
-        return mount
-
-    yield make
-    for mount in mounts:
-        mount.terminate()
-        print(mount.log_tail())
-        assert not mount.watchdog_fired
-
-
-class Files:
-    """Files of random bytes, as they were acknowledged."""
-
-    def __init__(self, mount: Mount, size: int) -> None:
-        self.mount, self.size = mount, size
-        self.written: dict[str, bytes] = {}
-
-    def write(self, count: int) -> None:
-        """So many more. One that fails is removed."""
-        for _ in range(count):
-            name, data = f"f{len(self.written)}", os.urandom(self.size)
-            path = self.mount.point / name
-            try:
-                path.write_bytes(data)
-            except OSError:
-                path.unlink(missing_ok=True)
-                raise
-            self.written[name] = data
-
-    def until_full(self, most: int = 5000) -> int:
-        """As many as are taken; the errno that came then."""
-        with pytest.raises(OSError) as caught:
-            self.write(most)
-        return caught.value.errno or 0
-
-    def check(self, root: Path) -> None:
-        for name, data in self.written.items():
-            assert (root / name).read_bytes() == data, name
-
-
-def taken(call: Callable[[int], None]) -> int:
-    """How often it could be done until there was no room."""
-    for number in range(200_000):
-        try:
-            call(number)
-        except OSError as exc:
-            assert exc.errno == errno.ENOSPC
-            return number
-    raise AssertionError("there is always room")
-
-
-def away(home: Path, mount: Mount) -> None:
-    os.listdir(mount.point)  # what was never looked into needs home
-    home.rename(home.with_name("away"))
-    mount.await_state("Unmounted")
-
-
-def back(home: Path, mount: Mount) -> None:
-    home.with_name("away").rename(home)
-    mount.await_state("Active", "Dirty", "Inactive")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +23,7 @@ def back(home: Path, mount: Mount) -> None:
     ids=["bytes", "inodes"],
 )
 def test_full_while_home_is_away(
-    home: Path, disks: Callable[..., Disk], mount_on: Callable[..., Mount], disk: tuple[str, ...],
+    home: Path, disks: MakeDisk, mount_on: MountOn, disk: tuple[str, ...],
     size: int,
 ) -> None:  # fmt: skip
     mount = mount_on(disks(*disk), "async_delay=1")
@@ -123,7 +45,7 @@ def test_full_while_home_is_away(
 
 
 def test_more_than_the_disk_holds_while_home_is_up(
-    home: Path, disks: Callable[..., Disk], mount_on: Callable[..., Mount]
+    home: Path, disks: MakeDisk, mount_on: MountOn
 ) -> None:
     """Whatever the age of what is pending: it goes to home as soon as room is needed."""
     mount = mount_on(disks("48M"), "async_delay=1000")
@@ -135,9 +57,7 @@ def test_more_than_the_disk_holds_while_home_is_up(
     assert mount.status()["evicted_bytes"] > 50_000_000
 
 
-def test_names_alone(
-    home: Path, disks: Callable[..., Disk], mount_on: Callable[..., Mount]
-) -> None:
+def test_names_alone(home: Path, disks: MakeDisk, mount_on: MountOn) -> None:
     """Names are refused while the databases can still commit: so the queue goes down, and that is
     what makes room for more."""
     mount = mount_on(disks("8M"), "async_delay=1")
@@ -164,9 +84,7 @@ def test_names_alone(
     assert len(os.listdir(mount.point)) == len(there) + 200
 
 
-def test_somebody_else_fills_the_disk(
-    home: Path, disks: Callable[..., Disk], mount_on: Callable[..., Mount]
-) -> None:
+def test_somebody_else_fills_the_disk(home: Path, disks: MakeDisk, mount_on: MountOn) -> None:
     (home / "big").write_bytes(big := os.urandom(5_000_000))
     disk = disks("48M")
     mount = mount_on(disk, "async_delay=1")
