@@ -26,7 +26,7 @@ from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import MAX_FETCH, Message
 from afmfs.gateway.stamp import Stamp, take
 from afmfs.gateway.trouble import HomeAway, Inconsistent, Trouble, Verb, classify
-from afmfs.gateway.versions import adoptable, is_foreign, is_known
+from afmfs.gateway.versions import adoptable, is_known, may_be_ours
 from afmfs.gateway.view import View
 from afmfs.gateway.walk import Path
 
@@ -171,7 +171,7 @@ class Fetches:
         self, home: Home, ino: int, path: bytes, fd: int, start: int, end: int
     ) -> tuple[Message, int]:
         before, pushing = os.fstat(fd), self._progress.is_pushing(ino)
-        if pushing and is_foreign(self._view, self._progress, home.properties, ino, fd, before):
+        if pushing and not may_be_ours(self._view, self._progress, home.properties, ino, before):
             raise Inconsistent(path, "is another file")
         adopted = None if pushing else self._want_known(home, ino, path, fd, before)
         memory = os.memfd_create("fetched", os.MFD_CLOEXEC)

@@ -39,8 +39,9 @@ def is_known(
 def may_be_ours(
     view: View, progress: Progress, properties: Properties, ino: int, st: os.stat_result
 ) -> bool:
-    """Whether home's file may be the one that an interrupted push of ours went to. A push keeps
-    the file that it finds: one of another number has come in its place."""
+    """Whether home's file may be the known one, in whatever version: that an interrupted push of
+    ours went to, say. A push keeps the file that it finds: one of another number has come in its
+    place."""
     numbers = {stamp.ino for stamp in expected(view, progress, ino)} - {None}
     return not properties.stable_inodes or not numbers or st.st_ino in numbers
 
@@ -49,12 +50,11 @@ def is_foreign(
     view: View, progress: Progress, properties: Properties, ino: int, at: Where, st: os.stat_result
 ) -> bool:
     """Whether home's file is another object than the known one, and closed to somebody who may open
-    ours: who may not read it has moved it, or has given it one more name. Through us they could
-    read it, or write to it, wherever else it has a name."""
-    known: set[int | None] = {stamp.ino for stamp in expected(view, progress, ino)}
+    ours: who may not open it has moved it here, or has given it one more name. Through us they
+    could read and write it."""
     row = view.row(ino)
-    if row is None or not known or known & {None, st.st_ino} or not properties.modes:
-        return False  # the same, or it can't be said
+    if row is None or may_be_ours(view, progress, properties, ino, st) or not properties.modes:
+        return False
     mode = xattrs.narrowed(at, st.st_mode) if properties.xattrs else st.st_mode
     owner = (st.st_uid, st.st_gid) if properties.owners else (row.uid, row.gid)
     return give_more(Permissions(row.mode, row.uid, row.gid), Permissions(mode, *owner))
@@ -67,6 +67,8 @@ def adoptable(
     and holds what every clean cached byte says (somebody's `touch`, or a copy put back)."""
     if is_foreign(view, progress, properties, ino, fd, st):
         return False
+    if not may_be_ours(view, progress, properties, ino, st) and _has_more_names(view, ino, st):
+        return False  # a push would go wherever else it has a name
     if all(stamp.size != st.st_size for stamp in expected(view, progress, ino)[:1]):
         return False
     row, clean = clean_ranges(view, ino, st.st_size)
@@ -88,6 +90,11 @@ def adoptable(
         and now.gen != row.gen
         and adoptable(view, progress, properties, ino, fd, st)
     )
+
+
+def _has_more_names(view: View, ino: int, st: os.stat_result) -> bool:
+    row = view.row(ino)
+    return st.st_nlink > (1 if row is None else max(1, row.nlink))
 
 
 def clean_ranges(view: View, ino: int, size: int) -> tuple[Row | None, Ranges]:

@@ -77,11 +77,14 @@ def test_moving_a_secret_to_a_known_name_shows_it_to_nobody(
 
 
 @pytest.mark.mounted
+@pytest.mark.parametrize("owner", [ALICE, 0])
 def test_what_is_written_does_not_go_into_another_file(
-    shared: Path, home: Path, tmp_path: Path, make_mount: MakeMount
+    shared: Path, home: Path, tmp_path: Path, make_mount: MakeMount, owner: int
 ) -> None:
+    """Also not where root itself writes to a file of its own."""
     passwd = tmp_path / "passwd"
     put(passwd, b"root:x:0:0::", 0, 0o644)
+    os.chown(shared / "mine", owner, owner)
     mount = make_mount(home, "allow_other")
     mine = mount.point / "shared/mine"
     with mine.open("r+b") as file:  # all of it, so that no cached byte tells the two apart
@@ -92,7 +95,7 @@ def test_what_is_written_does_not_go_into_another_file(
     mount.await_state("NeedsResync")
     assert mount.afmctl("resync", "--wait", "--yes").returncode == 0
     assert owned(passwd) == (b"root:x:0:0::", 0, 0o644)
-    assert owned(shared / "mine") == (b"root::0:0::/", ALICE, 0o644)
+    assert owned(shared / "mine") == (b"root::0:0::/", owner, 0o644)
     assert passwd.stat().st_nlink == 2, "what was linked there is in the trash"
 
 
