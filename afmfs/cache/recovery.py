@@ -146,20 +146,31 @@ class Recovery:
             if inode and number > inode.synced:
                 self._drop(ino, start, min(end, inode.home_valid))
                 self._zero(inode, max(start, inode.home_valid), end)
-        for ino, dirty in self._dirty(overwritten).items():
-            self._drop_clean(ino, dirty)
-        self._restore({ino for ino, *_ in fetched}, durable)
+        changed = self._changed(durable)
+        unsure, unheld = self._retirement.unsure, self._unheld()
+        for ino, dirty in self._dirty(overwritten | changed).items():
+            if ino in overwritten:
+                self._drop_clean(ino, dirty)
+            if not unsure and ino not in unheld:  # else `home_valid` does not say what home has
+                self._drop_beyond(ino, dirty)
+        self._restore(changed | {ino for ino, *_ in fetched}, durable)
+
+    def _changed(self, durable: int) -> set[int]:
+        """Inodes whose content was changed since the last durable point."""
+        rows = self._store.execute(
+            "SELECT DISTINCT ino FROM queue WHERE id>? AND op IN (?,?)",
+            (durable, Op.WRITE, Op.SIZE),
+        )
+        return {ino for (ino,) in rows}
+
+    def _unheld(self) -> set[int]:
+        """Inodes of whose content the cache has the only copy, for good."""
+        rows = self._store.execute("SELECT ino FROM unrepresentable WHERE op<=?", (int(Op.SIZE),))
+        return {ino for (ino,) in rows}
 
     def _restore(self, inos: set[int], durable: int) -> None:
         """Blobs that were made or grew since the last durable point may have lost that; all else
         that is missing was damaged. What counts as valid in them is zeros."""
-        inos |= {
-            ino
-            for (ino,) in self._store.execute(
-                "SELECT DISTINCT ino FROM queue WHERE id>? AND op IN (?,?)",
-                (durable, Op.WRITE, Op.SIZE),
-            )
-        }
         for inode in filter(None, map(self._store.inode, inos)):
             if inode.is_file and inode.gen:
                 self._blobs.restore(inode, may_be_missing=inode.gen > durable)
@@ -203,6 +214,15 @@ class Recovery:
         inode = self._store.inode(ino)
         if inode is not None and inode.is_file:
             for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
+                self._drop(ino, start, end)
+
+    def _drop_beyond(self, ino: int, dirty: Ranges) -> None:
+        """Beyond `home_valid`, what nothing pending covers is zeros at home. The blob may hold what
+        was written there by an entry that is lost, or cut off by a truncation that the blob has
+        lost: it is not believed, and so reads as zeros here too."""
+        inode = self._store.inode(ino)
+        if inode is not None and inode.is_file:
+            for start, end in ranges.gaps(dirty, inode.home_valid, inode.size):
                 self._drop(ino, start, end)
 
     def _clear_half_read(self) -> None:

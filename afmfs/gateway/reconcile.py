@@ -194,6 +194,10 @@ class Reconciler:
         again = due.decision is not None
         if row is None:
             return Done()  # removed here since: so it will be at home, by an entry that follows
+        if again:  # what an attempt that was cut short has changed is not changed once more
+            places = (a.place for a in decision.asides)
+            parents = {parent for parent, _ in (*places, *self.work.locator.places(due.ino))}
+            self.work.touched.update(parents)
         for aside in decision.asides:
             self._move_aside(aside)
         if decision.at is None or decision.do in (Do.SKIP, Do.LOST):

@@ -400,6 +400,28 @@ async def test_recovery_drops_clean_blocks_of_files_overwritten_in_place(
     assert valid == ((0, 1),)
 
 
+@pytest.mark.parametrize("durable_before", [False, True])
+async def test_recovery_does_not_believe_what_home_will_have_as_zeros(
+    parts: Parts,  # noqa: F811
+    durable_before: bool,
+) -> None:
+    """As in-place-mark, where the file has grown: home gets zeros there, and no entry that says
+    otherwise."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x")
+    if durable_before:
+        await parts.durable.make()
+    await parts.content.resize(inode, 2 * BLOCK, changes={})
+    await parts.content.write(inode, 10, b"y")
+    await parts.content.write(inode, BLOCK, b"lost")
+    lost = parts.entries(inode.ino)[-1]
+    parts.store.execute("DELETE FROM queue WHERE id=?", (lost.id,))  # but not its bytes
+    after = parts.again(lost_writes=True)
+    inode = after.inode(b"f")
+    assert await after.content.read(inode, BLOCK, 2 * BLOCK) == bytes(BLOCK)
+    assert (await after.content.read(inode, 10, 1) == b"y") == durable_before
+
+
 async def test_numbers_unique(parts: Parts) -> None:  # noqa: F811
     """A range is reserved durably before its first number is used."""
     last = parts.make(b"f").ino

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from afmfs.gateway.examine import Examiner
+from afmfs.gateway.execute import Directories
+from afmfs.gateway.trouble import HomeAway
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -62,6 +64,36 @@ def uncached(mount: FakeMount, name: bytes, parent: int = ROOT, path: str = "") 
 def directory(mount: FakeMount, name: bytes) -> int:
     (mount.home / os.fsdecode(name)).mkdir()
     return mount.adopt(name)
+
+
+# -- cut short -------------------------------------------------------------------------------------
+
+
+def test_the_times_of_a_directory_are_set_by_whoever_goes_on(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was made in it before is not made once more, and is what changed its times."""
+    parent = directory(mount, b"d")
+    ino = uncached(mount, b"f", parent, "d")
+    mount.put(ino, 0, DATA)
+    mount.mark(ino, 0, len(DATA))
+    os.utime(mount.home / "d", ns=(5, 7))
+    mount.update(parent, mtime=7)
+    (mount.home / "d/f").unlink()
+    finish, cut = Directories.finish, []
+
+    def cut_short(self: Directories) -> None:
+        if (mount.home / "d/f").exists() and not cut:
+            cut.append(True)
+            raise HomeAway("Disconnected", "cut short")
+        finish(self)
+
+    monkeypatch.setattr(Directories, "finish", cut_short)
+    start(mount)
+    resync(mount)
+    assert cut
+    assert (mount.home / "d/f").read_bytes() == DATA
+    assert (mount.home / "d").stat().st_mtime_ns == 7
 
 
 # -- pending changes of names ----------------------------------------------------------------------
