@@ -117,8 +117,9 @@ def test_noticed_and_nothing_more_executed(mount: FakeMount, case: str) -> None:
     assert found["reason"]
     mount.make(b"later", b"must wait")
     mount.gateway.receive({"type": "flush", "through": mount.next_id})  # type: ignore[union-attr]
-    mount.gateway.receive({"type": "list", "rid": 1, "ino": 1})  # type: ignore[union-attr]
-    mount.await_message("listed")  # the gateway lives
+    for rid in (1, 2):  # the replay answers between its steps: one whole step lies between two
+        mount.gateway.receive({"type": "drop", "rid": rid, "entry": 999})  # type: ignore[union-attr]
+        mount.await_message("dropped", rid=rid)
     assert contents(mount.home) == before
     mount.retire()
     assert mount.pending()
