@@ -420,7 +420,7 @@ async def test_recovery_does_not_believe_what_home_will_have_as_zeros(
     after = parts.again(lost_writes=True)
     inode = after.inode(b"f")
     assert await after.content.read(inode, BLOCK, 2 * BLOCK) == bytes(BLOCK)
-    assert (await after.content.read(inode, 10, 1) == b"y") == durable_before
+    assert await after.content.read(inode, 10, 1) == b"y"  # an entry says so
 
 
 async def test_numbers_unique(parts: Parts) -> None:  # noqa: F811
