@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from afmfs.cache.fetch import Fetcher
 from afmfs.cache.steering import Steering
 from afmfs.gateway.journal import Journal, Outcome
 from afmfs.gateway.stamp import Stamp
@@ -94,6 +96,44 @@ async def test_fetch_not_truncated(parts: Parts, size: int) -> None:  # noqa: F8
     inode = parts.uncached(b"f", 2 * BLOCK)
     await parts.content.resize(inode, size, changes={})
     assert void == [inode.ino]
+
+
+class SlowHome:
+    """A link to a home that answers a fetch when it is let, with the bytes of when it was asked."""
+
+    def __init__(self) -> None:
+        self.content, self.asked, self.gate = b"o", trio.Event(), trio.Event()
+
+    async def request(self, kind: str, **fields: Any) -> tuple[dict[str, Any], list[int]]:
+        data = self.content * (fields["end"] - fields["start"])
+        self.asked.set()
+        await self.gate.wait()
+        memory = os.memfd_create("fetched")
+        os.write(memory, data)
+        return {"errno": 0, "length": len(data)}, [memory]
+
+
+async def test_fetch_unchanged(parts: Parts) -> None:  # noqa: F811
+    """Written, pushed, retired and evicted while a read hung: its bytes are those of before."""
+    home = SlowHome()
+    fetcher = Fetcher(
+        parts.store, parts.content, parts.validity, home,  # type: ignore[arg-type]
+        lambda: parts.durable.point, 30.0,
+    )  # fmt: skip
+    parts.content.truncated = fetcher.void
+    inode = parts.uncached(b"f", BLOCK)
+    async with trio.open_nursery() as nursery:
+        fetcher.nursery = nursery
+        nursery.start_soon(fetcher.ensure, inode, 0, BLOCK)
+        await home.asked.wait()
+        await parts.content.write(inode, 0, b"n" * BLOCK)
+        parts.retire(inode)
+        with parts.store:
+            parts.content.uncache(inode)
+            parts.store.save(inode, home_valid=BLOCK)
+        home.content = b"n"
+        home.gate.set()
+    assert await parts.content.read(inode, 0, BLOCK) == b"n" * BLOCK
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

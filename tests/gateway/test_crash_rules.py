@@ -220,6 +220,18 @@ def test_doubt(mount: Recorded) -> None:
     assert not [m for m in mount.log if m["type"] == "inconsistent"]
 
 
+def test_names_executed(mount: Recorded) -> None:
+    """What is executed and not retired yet has its new name at home."""
+    (mount.home / "f").write_bytes(b"data")
+    ino = mount.adopt(b"f")
+    connected(mount)
+    mount.rename(b"f", b"g")
+    mount.now()
+    mount.await_message("outcomes")
+    assert mount.pending() == [1]
+    assert mount.request("fetch", ino=ino, start=0, end=4)[1] == b"data"
+
+
 def test_connection(mount: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that broke under a batch, though its sync succeeded: all of it is in doubt."""
     connected(mount)
