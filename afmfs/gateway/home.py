@@ -11,9 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from afmfs.gateway import syscalls
+from afmfs.gateway import syscalls, xattrs
 from afmfs.gateway.walk import Path, Walker, check_name
 from afmfs.model.properties import Properties
 
@@ -239,19 +240,48 @@ class Home(Walker):
         gid: int,
         now: os.stat_result | None = None,
     ) -> None:
-        """As set_attributes, of anything; `mode` with its S_IFMT bits (a symlink's has no use)."""
-        check_name(name)
+        """As set_attributes, of anything; `mode` with its S_IFMT bits (a symlink's has no use).
+
+        ESTALE (a symlink: ELOOP) if it is of another type, or is not `now` any more: who may write
+        the directory must not have somebody else's file given to them.
+        """
         if stat.S_ISLNK(mode) and not self.properties.symlink_attributes:
             return  # its target would get them, wherever that is
         owner = self._owner(uid, gid, now)
-        if owner is not None:
-            os.chown(name, *owner, dir_fd=dirfd, follow_symlinks=False)
-        if stat.S_ISLNK(mode) or not self._sets_mode(mode, now, owner is not None):
+        sets_mode = not stat.S_ISLNK(mode) and self._sets_mode(mode, now, owner is not None)
+        if owner is None and not sets_mode:
             return
+        with self.held(dirfd, name, mode, now) as path:
+            if owner is not None:
+                os.chown(path, *owner)
+            if sets_mode:
+                os.chmod(path, stat.S_IMODE(mode))
+
+    @contextmanager
+    def held(
+        self, dirfd: int, name: bytes, mode: int, now: os.stat_result | None = None
+    ) -> Iterator[xattrs.Held]:
+        """A path that leads to one object, of the type in `mode`, whatever becomes of its name.
+
+        ESTALE (a symlink: ELOOP) if it is of another type, or another object than `now`.
+        """
+        check_name(name)
+        fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=dirfd)
         try:
-            os.chmod(name, stat.S_IMODE(mode), dir_fd=dirfd, follow_symlinks=False)
-        except (ValueError, NotImplementedError):  # how Python reports that it is a symlink
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), name) from None
+            found = os.fstat(fd)
+            same = now is None or (found.st_dev, found.st_ino) == (now.st_dev, now.st_ino)
+            if stat.S_IFMT(found.st_mode) != stat.S_IFMT(mode) or not (
+                same or not self.properties.stable_inodes
+            ):
+                code = errno.ELOOP if stat.S_ISLNK(found.st_mode) else errno.ESTALE
+                raise OSError(code, os.strerror(code), name)
+            yield xattrs.Held(b"/proc/self/fd/%d" % fd)
+        finally:
+            os.close(fd)
+
+    def is_new(self, st: os.stat_result) -> bool:
+        """Whether what was found where we have just made something may be it: it is ours."""
+        return st.st_uid == self._user or not self.properties.owners
 
     def _owner(self, uid: int, gid: int, now: os.stat_result | None) -> tuple[int, int] | None:
         if now is not None and (now.st_uid, now.st_gid) == (uid, gid):

@@ -103,6 +103,8 @@ class Namer:
             if row is None:
                 return NOTHING
             now = home.lstat(dirfd, name)
+            if not (work.doubt or home.is_new(now)):
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         except OSError as exc:
             raise work.trouble(exc, place, Verb.MAKE, action.kind) from exc
         stamp = take(now, stable_inodes=home.properties.stable_inodes)

@@ -280,12 +280,13 @@ class Pusher:
         It is at `at` for now, and will be at `place`.
         """
         home, noted = self.work.home, None
-        if content.xattrs and self.work.xattrs:
-            noted = self._set_xattrs(xattrs.at(*at), row.ino, content.xattrs, place)
         try:
+            if content.xattrs and self.work.xattrs:
+                with home.held(*at, row.mode, now) as held:
+                    noted = self._set_xattrs(held, row.ino, content.xattrs, place)
             home.set_attributes_at(*at, row.mode, row.uid, row.gid, now)
         except OSError as exc:
-            noted = self.work.note(exc, place, Verb.ATTR)
+            noted = self.work.note(exc, place, Verb.ATTR) or noted
         if not stat.S_ISDIR(row.mode):
             try:
                 home.set_times_at(*at, row.atime, row.mtime)

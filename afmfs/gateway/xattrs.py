@@ -1,4 +1,5 @@
-"""Extended attributes at home. `where` is a descriptor (not O_PATH) or what `at` returns."""
+"""Extended attributes at home. `where` is a descriptor (not O_PATH) or what `at` or `Home.held`
+returns."""
 
 from __future__ import annotations
 
@@ -8,7 +9,16 @@ import os
 from afmfs.gateway.walk import check_name
 from afmfs.model import acl
 
+
+class Held(bytes):
+    """A path of /proc that leads to the object of a descriptor, also where that is O_PATH."""
+
+
 Where = int | bytes
+
+
+def _is_followed(where: Where) -> bool:
+    return isinstance(where, int | Held)
 
 
 def at(dirfd: int, name: bytes) -> bytes:
@@ -18,13 +28,13 @@ def at(dirfd: int, name: bytes) -> bytes:
 
 
 def put(where: Where, key: bytes, value: bytes) -> None:
-    os.setxattr(where, key, value, follow_symlinks=isinstance(where, int))
+    os.setxattr(where, key, value, follow_symlinks=_is_followed(where))
 
 
 def remove(where: Where, key: bytes) -> None:
     """Also if there is none."""
     try:
-        os.removexattr(where, key, follow_symlinks=isinstance(where, int))
+        os.removexattr(where, key, follow_symlinks=_is_followed(where))
     except OSError as exc:
         if exc.errno != errno.ENODATA:
             raise
@@ -32,7 +42,7 @@ def remove(where: Where, key: bytes) -> None:
 
 def read(where: Where) -> dict[bytes, bytes]:
     """All that we may see; none where home has no extended attributes."""
-    follow = isinstance(where, int)
+    follow = _is_followed(where)
     found: dict[bytes, bytes] = {}
     try:
         keys = os.listxattr(where, follow_symlinks=follow)
@@ -53,7 +63,7 @@ def narrowed(where: Where, mode: int) -> int:
     """The mode of an object where access lists are not in use: nobody gets more by it than the list
     that the object may have at home gives."""
     try:
-        value = os.getxattr(where, acl.ACCESS, follow_symlinks=isinstance(where, int))
+        value = os.getxattr(where, acl.ACCESS, follow_symlinks=_is_followed(where))
         return acl.narrowest(acl.load(value), mode)
     except (OSError, ValueError):
         return mode  # it has none
