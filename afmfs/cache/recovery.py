@@ -131,6 +131,8 @@ class Recovery:
         return {ino for (ino,) in rows}
 
     def _disbelieve(self, overwritten: set[int]) -> None:
+        """What was marked since the last durable point, piece by piece: what else the files have
+        was durable before (clean-drop-per-block)."""
         store, durable = self._store, int(self._store.get("durable_entry", 0))
         fetched = store.execute("SELECT ino, start, end FROM fresh").fetchall()
         for ino, start, end in fetched:

@@ -38,7 +38,8 @@ class Settlement:
         )  # fmt: skip
 
     def _home_valid(self, inode: Inode, size: int) -> int:
-        """The smaller of the size at home and every size in an unretired entry (home-valid)."""
+        """The smaller of the size at home and every size in an unretired entry (home-valid): also
+        when others of its entries are retired (home-valid-by-retired)."""
         row = self._store.execute(
             'SELECT min("end") FROM queue WHERE ino=? AND op<>6 AND op=?', (inode.ino, Op.SIZE)
         ).fetchone()
