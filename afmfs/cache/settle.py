@@ -100,13 +100,13 @@ class Settlement:
         known = (inode.home_size, inode.home_mtime, inode.home_ino)
         other = known != version and self.unmark_clean(inode, ((0, inode.size),))
         self.stamp(inode, version)
-        if not inode.is_file or size is None or self._resized(inode):
+        if not inode.is_file or size is None or self._is_queued(inode, Op.SIZE):
             return other
         if self._content.validity.valid(inode, 0, inode.size):
             return other
         if (inode.size, inode.mtime) == (size, mtime):
             return other
-        if self._store.pending([inode]):
+        if self._is_queued(inode, Op.ATTR):
             mtime = inode.mtime  # it may have been set here meanwhile, and then goes to home
         self._content.uncache(inode)
         self._content.damage.forget(inode.ino)
@@ -115,10 +115,11 @@ class Settlement:
         )
         return True
 
-    def _resized(self, inode: Inode) -> bool:
-        """Whether a size of it is pending."""
+    def _is_queued(self, inode: Inode, op: Op) -> bool:
+        """Whether a change of that kind, but of bytes, is pending. One of its names says nothing of
+        its size and times."""
         row = self._store.execute(
-            "SELECT 1 FROM queue WHERE ino=? AND op<>6 AND op=? LIMIT 1", (inode.ino, Op.SIZE)
+            "SELECT 1 FROM queue WHERE ino=? AND op<>6 AND op=? LIMIT 1", (inode.ino, op)
         ).fetchone()
         return row is not None
 

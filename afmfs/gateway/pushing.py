@@ -250,14 +250,14 @@ class Pusher:
             work.touched.add(action.ino)
         if action.ino == ROOT:
             return Done(None, self._push_root(action.content, row))
+        missing = None
         for place in work.locator.places(action.ino):
             try:
                 dirfd, name = work.directory(place[0]), place[1]
                 st = work.home.lstat(dirfd, name)
             except FileNotFoundError as exc:
-                if work.view.is_lost(action.ino):
-                    return NOTHING
-                raise work.trouble(exc, place, Verb.READ) from exc
+                missing = work.trouble(exc, place, Verb.READ)
+                continue
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
             want_kind(st, action.kind, work.path(place))
@@ -265,7 +265,9 @@ class Pusher:
                 return Done(None, self.dress(action.content, row, (dirfd, name), place, st))
             except MayEnd as trouble:
                 raise Failed(trouble, False) from trouble
-        return NOTHING
+        if missing is None or work.view.is_lost(action.ino):
+            return NOTHING
+        raise missing
 
     def dress(
         self,

@@ -79,7 +79,7 @@ class Settler:
             if self._is_elsewhere(place, ino, found):
                 self._unlink(place)
             else:
-                self._aside(place, found, REMOVED)
+                self._put_away(place, ino, found)
             return
         path = (work.locator.directory(place[0]) or ()) + (place[1],)
         try:
@@ -93,8 +93,28 @@ class Settler:
         """Whether it stays at home under another of its names."""
         others = [other for other in self.work.locator.places(ino) if other != place]
         there = [self._lstat(place) for place in others] if found.st_nlink > 1 else []
-        same = (found.st_dev, found.st_ino)
-        return any(st is not None and (st.st_dev, st.st_ino) == same for st in there)
+        return any(st is not None and self._same(st, found) for st in there)
+
+    def _free(self, place: Place, ino: int, found: os.stat_result) -> None:
+        """What is replaced by a name, where it is certainly that."""
+        if not stat.S_ISDIR(found.st_mode) and self._meant.is_certain(ino, found):
+            self._remove(place, ino, stat.S_IFMT(found.st_mode))
+
+    @staticmethod
+    def _same(one: os.stat_result, two: os.stat_result) -> bool:
+        return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
+
+    def _put_away(self, place: Place, ino: int, found: os.stat_result) -> None:
+        """Free the only name that home has for an inode. Where it has others here, it goes to one
+        of them: in the trash, what only home has of it would be lost to them."""
+        if self._meant.is_certain(ino, found):
+            here = set(self.work.view.names(ino)) - {place}
+            for other in self.work.locator.places(ino):
+                there = self._lstat(other)
+                if other in here and (there is None or not self._meant.is_anothers(there, ino)):
+                    self.move(found, place, other, IN_THE_WAY)
+                    return
+        self._aside(place, found, REMOVED)
 
     def _unlink(self, place: Place) -> None:
         try:
@@ -130,6 +150,8 @@ class Settler:
             return
         there = self._lstat(action.target)
         if there is None or not self._meant.is_anothers(there, action.ino, action.replaces):
+            if there is not None and action.replaces is not None and not self._same(found, there):
+                self._free(action.target, action.replaces, there)
             why = IN_THE_WAY if action.replaces is None else REMOVED
             self.move(found, action.place, action.target, why)
 
@@ -162,7 +184,7 @@ class Settler:
         work, home = self.work, self.work.home
         there = self._lstat(target)
         try:
-            if there is not None and (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
+            if there is not None and self._same(there, found):
                 with work.progress.names.moving():
                     home.unlink(work.directory(place[0]), place[1])
                 return

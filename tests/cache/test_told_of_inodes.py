@@ -321,6 +321,18 @@ async def test_attributes_set_meanwhile_are_not_adopted_over(
     assert stamp_of(inode) == NEWER
 
 
+async def test_a_name_given_meanwhile_is_nothing_of_a_version(
+    parts: Parts,  # noqa: F811
+    gateway: Gateway,
+) -> None:
+    """It is pending, but sends no times: the mtime that home has is the file's."""
+    inode = parts.uncached(b"f", 3 * BLOCK)
+    parts.namespace.link(inode, parts.root, b"g")
+    gateway.says(inode.ino, ADOPTED, NEWER)
+    await parts.retirement.take_over()
+    assert (inode.size, inode.mtime) == NEWER[:2]
+
+
 async def test_a_size_set_meanwhile_is_not_adopted_over(
     parts: Parts,  # noqa: F811
     gateway: Gateway,

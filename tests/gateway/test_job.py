@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -174,6 +175,44 @@ def test_what_a_file_was_to_replace_that_home_has_lost(mount: FakeMount) -> None
     assert not (mount.home / "g").exists()
     (aside,) = moved(mount)
     assert aside.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_name_that_is_replaced_of_a_file_that_has_another(mount: FakeMount, found: bool) -> None:
+    """It is the only one that home has, as something is in the other's place: it is not thrown
+    away with what only home has of the file."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    uncached(mount, b"over")
+    start(mount)
+    mount.rename(b"over", b"f")
+    (mount.home / "g").unlink()
+    (mount.home / "g").mkdir()
+    if not found:
+        (mount.home / "over").unlink()
+    resync(mount)
+    assert (mount.home / "g").stat().st_ino == mount.get(ino, "home_ino")
+    assert (mount.home / "f").exists() == found
+    (aside,) = moved(mount)
+    assert aside.is_dir()
+
+
+# -- what is no file -------------------------------------------------------------------------------
+
+
+def test_a_fifo_that_has_one_of_two_names_at_home(mount: FakeMount) -> None:
+    """Its attributes are set by the name that is there, before it is given the other one."""
+    start(mount)
+    ino = mount.make(b"b", mode=stat.S_IFIFO | 0o600)
+    mount.link(ino, b"a")
+    resync(mount)
+    (mount.home / "a").unlink()
+    mount.link(ino, b"c")
+    resync(mount, JOB + 1)
+    assert mount.home.joinpath("a").samefile(mount.home / "b")
+    assert mount.home.joinpath("c").samefile(mount.home / "b")
 
 
 # -- files with nothing cached ---------------------------------------------------------------------

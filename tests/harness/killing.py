@@ -135,6 +135,15 @@ class MortalGateway(ThreadGateway):
                 if not self._gateway.stop(END_SECONDS):
                     faulthandler.dump_traceback()
                     raise AssertionError("a thread of the gateway does not end")
+                if self._gateway._engine is None:
+                    self._drop_journals()
+
+    @staticmethod
+    def _drop_journals() -> None:
+        """Those that a gateway had opened when it was killed before it was anything else."""
+        for journal in _opened.pop(threading.current_thread(), ()):
+            with suppress(OSError, sqlite3.ProgrammingError):
+                journal.close()
 
     def _receive(self) -> tuple[protocol.Message, list[int]] | None:
         found = protocol.receive(self._sock)
@@ -163,6 +172,7 @@ def mortal() -> Iterator[None]:
                 patch.setattr(module, name, _stepping(getattr(module, name)))
         patch.setattr(protocol, "send", _stepping(protocol.send))
         patch.setattr(Journal, "_transaction", _transaction)
+        patch.setattr(Journal, "__init__", _noted(Journal.__init__))
         before = threading.excepthook
         patch.setattr(
             threading,
@@ -179,6 +189,17 @@ def _stepping(call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*words, **named)
 
     return stepped
+
+
+_opened: dict[threading.Thread, list[Journal]] = {}
+
+
+def _noted(make: Callable[..., None]) -> Callable[..., None]:
+    def noted(self: Journal, *words: Any) -> None:
+        make(self, *words)
+        _opened[threading.current_thread()] = [self]
+
+    return noted
 
 
 _real_transaction = Journal._transaction

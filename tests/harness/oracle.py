@@ -133,6 +133,8 @@ def _check_may_be_renamed(
         return
     if path in before.cache.paths or path in after.cache.paths:
         return
+    if any(path in paths for paths in before.cache.paths_at_home().values()):
+        return  # the cache has moved a directory above it
     raise Wrong(f"a name was taken away at home: {path!r} of {one}; now {now}")
 
 
@@ -353,7 +355,10 @@ def check_cache_kept(before: Moment, after: Moment) -> None:
 
 
 def _check_adopted(one: Cached, now: Cached, after: Moment) -> None:
-    versions = {(o.size, o.mtime) for p, o in after.home.tree.items() if p in now.names}
+    paths = after.cache.paths_at_home()[now.ino] | now.names  # what is pending may move them
+    versions = {(o.size, o.mtime) for p, o in after.home.tree.items() if p in paths}
+    if one.pending and one.mtime == now.mtime:  # set here since: home's is not taken over
+        versions = {(size, now.mtime) for size, _ in versions}
     if (now.size, now.mtime) not in versions:
         raise Wrong(f"neither the cache's nor home's: {one} became {now}")
 

@@ -206,8 +206,9 @@ class RepairMachine(ProgramMachine):
 
     def _resync(self, how: str, hit: list[Blow]) -> Moment:
         """From the request to its end; all that a resync promises holds."""
+        self._before(hit)  # what it closes may be removed at home: before the state is asked for
         how = self._admitted(how)
-        before = self._before(hit)
+        before = self.moment()
         self.check_cache(before.cache)
         self.tested.resync(how, hit)
         after = self._check(before, replay=False)

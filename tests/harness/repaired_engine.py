@@ -26,9 +26,10 @@ from tests.harness.repair_machine import AWAY, CRASH, KILL, Blow
 
 OPTIONS = (
     "block_size=4K", "async_delay=3600", "durable_interval=60", "auto_resync=off",
-    "home_timeout=5", "life_timeout=5",
+    "home_timeout=5", "life_timeout=5", "flush_threads=1",
 )  # fmt: skip
-"""The gateway does nothing but what it is asked for."""
+"""The gateway does nothing but what it is asked for, and one thing at a time: so the same program
+is killed at the same step each time that it runs."""
 
 PATIENCE_S = 20.0
 """Nothing that is asked for takes so long; what does fails the test."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.harness.machine import machine_settings
@@ -52,4 +53,6 @@ def test_a_resync_puts_home_right_and_loses_nothing(memory: Path) -> None:
     seed = os.environ.get("AFMFS_SEED")
     machine = hypothesis.seed(int(seed))(Machine) if seed else Machine
     with hurried():
-        run_state_machine_as_test(machine, settings=machine_settings(EXAMPLES))
+        run_state_machine_as_test(
+            machine, settings=settings(machine_settings(EXAMPLES), database=None)
+        )
