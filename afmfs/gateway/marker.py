@@ -25,6 +25,7 @@ SCHEMA = 1
 NAME = b"home.json"
 _NEW = b"home.json.new"
 _BYTES_MAX = 64 << 10
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
 
@@ -102,7 +103,7 @@ def _raise_counter(home: Home, ours: Marker, found: Marker) -> Marker:
     try:
         _write(home, ours, new=False)
     except OSError as exc:
-        if exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        if exc.errno not in _NO_ROOM:
             raise
         return found  # ours too, and home is still good for reading
     return ours
@@ -165,7 +166,7 @@ def open_marker(home: Home) -> tuple[int, bytes]:
         try:
             fd, _ = home.open_file(directory, NAME, os.O_RDWR)
         except OSError as exc:
-            if exc.errno not in (errno.EROFS, errno.EACCES):
+            if exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
             fd, _ = home.open_file(directory, NAME, os.O_RDONLY)
     except OSError as exc:

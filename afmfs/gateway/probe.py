@@ -24,6 +24,11 @@ _NO_STABLE_INODES = frozenset(
 _NO_ROOM = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMLINK}
 )
+_PASSING = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOTCONN, errno.ESTALE, errno.ETIMEDOUT}
+)
+"""Errors of trials that are not home's answer to what was tried."""
+
 _GRANULARITIES = (1, 100, 1_000, 1_000_000, 10_000_000, 1_000_000_000, 2_000_000_000)
 _TIMES = (1_700_000_001_123_456_789, 1_300_000_003_987_654_321)  # ns, odd seconds
 _NAME_MAX = 255
@@ -84,7 +89,11 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
     def can(trial: _Trial) -> bool:
         try:
             return trial(home, place)
-        except (OSError, ValueError, NotImplementedError):
+        except OSError as exc:
+            if exc.errno in _PASSING:
+                raise  # it says nothing of what home holds, and is met for every object else
+            return False
+        except (ValueError, NotImplementedError):
             return False
         finally:
             home.pulse()
@@ -149,7 +158,9 @@ def _granularity(home: Home, place: int) -> int:
         for wanted in _TIMES:
             home.set_times_at(place, b"file", wanted, wanted)
             kept.append((wanted, home.lstat(place, b"file").st_mtime_ns))
-    except OSError:
+    except OSError as exc:
+        if exc.errno in _PASSING:
+            raise
         return _GRANULARITIES[-1]
     for step in _GRANULARITIES:
         if all(got % step == 0 and abs(got - wanted) < step for wanted, got in kept):
@@ -295,5 +306,7 @@ def _takes_name(home: Home, place: int, length: int) -> bool:
         _make(home, place, name)
         home.unlink(place, name)
     except OSError as exc:
+        if exc.errno in _PASSING:
+            raise
         return exc.errno == errno.EEXIST
     return True

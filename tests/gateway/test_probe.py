@@ -85,6 +85,33 @@ def test_a_full_home(mounted: Callable[..., Path], ours: Marker) -> None:
         home.close()
 
 
+def test_a_home_that_fills_up_meanwhile(mounted: Callable[..., Path], ours: Marker) -> None:
+    """What failed for want of room says nothing of what home can hold."""
+    root = mounted("-t", "tmpfs", "-o", "nr_inodes=64", "none")
+    whole = probed(root, ours)
+    assert whole.tried
+    fillers = [root / f"filler{number}" for number in range(os.statvfs(root).f_favail)]
+    for filler in fillers:
+        filler.touch()
+    found = [again(root)]
+    while not found[-1].tried:
+        fillers.pop().unlink()
+        found.append(again(root))
+    assert len(found) > 5
+    assert found[-1] == whole
+    assert {replace(one, marker_ino=0) for one in found[:-1]} == {
+        Properties(noreplace=False, exchange=False, tried=False)
+    }
+
+
+def again(root: Path) -> Properties:
+    home = Home(os.fsencode(root))
+    try:
+        return probe(home)
+    finally:
+        home.close()
+
+
 def test_a_read_only_home(mounted: Callable[..., Path], root: Path, ours: Marker) -> None:
     home = Home(os.fsencode(root))
     marker.claim(home, Claim(ours, first=True))
