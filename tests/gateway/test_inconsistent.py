@@ -118,7 +118,7 @@ def test_noticed_and_nothing_more_executed(mount: FakeMount, case: str) -> None:
     mount.make(b"later", b"must wait")
     mount.gateway.receive({"type": "flush", "through": mount.next_id})  # type: ignore[union-attr]
     for rid in (1, 2):  # the replay answers between its steps: one whole step lies between two
-        mount.gateway.receive({"type": "drop", "rid": rid, "entry": 999})  # type: ignore[union-attr]
+        mount.gateway.receive({"type": "drop", "rid": rid, "id": 999})  # type: ignore[union-attr]
         mount.await_message("dropped", rid=rid)
     assert contents(mount.home) == before
     mount.retire()
