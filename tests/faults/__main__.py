@@ -11,11 +11,13 @@ from pathlib import Path
 
 import click
 
+from tests.crash.rules import RULES
 from tests.faults.planted import PLANTED, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("afmfs", "mount", "tests", "pyproject.toml", "README.md", "scripts")
 PATIENCE = 600.0
+ALL = (*PLANTED, *(rule.fault for rule in RULES))
 
 
 def plant(fault: Fault, root: Path) -> None:
@@ -50,7 +52,7 @@ def red(root: Path, tests: tuple[str, ...]) -> list[str]:
 @click.argument("words", nargs=-1)
 def main(words: tuple[str, ...]) -> None:
     """Plant the faults whose names hold one of WORDS, or all. Exit status 1 if one is unseen."""
-    chosen = [f for f in PLANTED if not words or any(word in f.name for word in words)]
+    chosen = [f for f in ALL if not words or any(word in f.name for word in words)]
     unseen = 0
     for fault in chosen:
         with tempfile.TemporaryDirectory(prefix="fault-") as directory:
