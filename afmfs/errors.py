@@ -12,6 +12,7 @@ AfmError            carries the errno that a write to ``.afm/control`` answers
 from __future__ import annotations
 
 import errno
+import sqlite3
 
 
 class AfmError(Exception):
@@ -41,3 +42,14 @@ class Damaged(AfmError):
     """The cache contradicts itself: nothing may be built on it."""
 
     errno = errno.EIO
+
+
+_NOT_READABLE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def is_damage(exc: BaseException) -> bool:
+    """Whether SQLite says that a database is not what it should be."""
+    code = getattr(exc, "sqlite_errorcode", None) or 0
+    return isinstance(exc, sqlite3.DatabaseError) and (
+        code & 0xFF in _NOT_READABLE or code == sqlite3.SQLITE_IOERR_SHORT_READ
+    )

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, TypeVarTuple
 
 from pyfuse3 import FUSEError
 
-from afmfs.errors import AfmError
+from afmfs.errors import AfmError, is_damage
 
 log = logging.getLogger(__name__)
 
@@ -60,5 +60,7 @@ def _sqlite_errno(error: sqlite3.Error, where: str) -> int:
         return errno.ENOSPC
     if code == sqlite3.SQLITE_READONLY:
         return errno.EROFS
+    if is_damage(error):
+        return errno.EIO  # the fileset tells of it
     log.error("%s: the cache's database failed", where, exc_info=error)
     return errno.EIO

@@ -21,6 +21,7 @@ from afmfs.cache import queue_report
 from afmfs.cache.cached_report import cached_report
 from afmfs.cache.command_line import relative
 from afmfs.cache.event_report import Event, read_events
+from afmfs.cache.harm import about, read_note
 from afmfs.cache.inode import Inode
 from afmfs.cache.known_journal import Remembered, key_of
 from afmfs.cache.nulls import Nulls
@@ -33,7 +34,7 @@ from afmfs.cache.write_stats import with_write_stats
 from afmfs.errors import AfmError, Damaged
 from afmfs.model.entry import ROOT
 from afmfs.model.resync import Kind
-from afmfs.model.states import Facts, reason, shown
+from afmfs.model.states import Facts, reason, shown, stop_reason
 
 
 class OfflineCache:
@@ -60,7 +61,7 @@ class OfflineCache:
 
     def status(self) -> Status:
         """The status as the last mount left it. Scans the queue for `dirty_bytes`."""
-        settings, cache = self._settings, self._cache
+        settings, cache, note = self._settings, self._cache, read_note(Path(self._path))
         counters = self._row("SELECT * FROM counters")
         first, queued_ns = self._first_entry()
         job = self._job()
@@ -73,7 +74,8 @@ class OfflineCache:
             resyncing=job.kind if job and job.kind != Kind.RECOVERY else "",
             job_total=job.total if job else 0,
             job_left=job.left if job else 0,
-            stopped=bool(int(settings.get("stopped") or 0)),
+            stopped=bool(note or int(settings.get("stopped") or 0)),
+            stop_reason=about(Path(self._path), note) if note else stop_reason(settings.get),
             needs_resync="" if job else str(settings.get("needs_resync") or ""),
             auto_resync=bool(json.loads(settings.get("tunables") or "{}").get("auto_resync", True)),
             pending=counters.pop("queue_length") + (job.left if job else 0),

@@ -42,6 +42,10 @@ def blob_name(gen: int) -> str:
     return f"{(gen >> 10) % SHARDS:02x}/{gen:x}"
 
 
+def _about(inode: Inode) -> str:
+    return f"blob {blob_name(inode.gen)} of inode {inode.ino}"
+
+
 class Blobs:
     def __init__(self, cache: Path, take_number: Callable[[], int], disk: Disk) -> None:
         root = cache / "blobs"
@@ -90,7 +94,7 @@ class Blobs:
         Damaged if it has a generation and the blob is not what it was."""
         fd = self._to_write(inode)
         if inode.gen in self._short:
-            raise Damaged(f"the end of {self.about(inode)} is missing: check the cache")
+            raise self.lost_end(inode)
         return self._create(inode) if fd is None else fd
 
     def _to_write(self, inode: Inode) -> int | None:
@@ -102,14 +106,19 @@ class Blobs:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         return fd
 
-    def about(self, inode: Inode) -> str:
-        return f"blob {blob_name(inode.gen)} of inode {inode.ino}"
+    def lost(self, inode: Inode) -> Damaged:
+        """The inode's blob is missing: damage is proven."""
+        return self._disk.harm.prove(f"{_about(inode)} is missing")
+
+    def lost_end(self, inode: Inode) -> Damaged:
+        """It is shorter than the inode."""
+        return self._disk.harm.prove(f"the end of {_about(inode)} is missing")
 
     def _create(self, inode: Inode) -> int:
         """A blob for an inode that has none. Its generation becomes part of the inode with the
         transaction that makes bytes in it valid."""
         if inode.gen:
-            raise Damaged(f"{self.about(inode)} is missing: check the cache")
+            raise self.lost(inode)
         if self._pool:
             gen, fd = self._pool.popleft()
         else:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
@@ -71,6 +72,7 @@ class Callbacks:
         self._lines: dict[str, Line] = {}
         self._serving = trio.Event()
         self._news = trio.Event()
+        self._fired: list[Event] = []
         self._seen = store.execute("SELECT coalesce(max(id), 0) FROM event").fetchone()[0]
         # On this connection only, and gone with it. A trigger fires inside the transaction; the
         # task that it wakes runs after it, as nothing awaits inside one.
@@ -127,10 +129,16 @@ class Callbacks:
             while True:
                 await self._news.wait()
                 self._news = trio.Event()
-                for event in self._new_events():
+                fired, self._fired = self._fired, []
+                for event in (*self._new_events(), *fired):
                     for callback in self._table.values():
                         if event.name in callback.events:
                             self._queue(callback, event, nursery)
+
+    def fire(self, name: str, **detail: Any) -> None:
+        """Run what is registered for an event that the database does not take."""
+        self._fired.append(Event(0, time.time_ns(), name, detail))
+        self._news.set()
 
     def _new_events(self) -> Iterator[Event]:
         try:
@@ -181,8 +189,7 @@ class Callbacks:
     # -- running ---------------------------------------------------------------------------------
 
     async def _run(self, callback: Callback, event: Event) -> None:
-        time = rfc3339(event.time_ns)
-        values = values_of(event.name, time, event.detail, self._about())
+        values = values_of(event.name, rfc3339(event.time_ns), event.detail, self._about())
         log.info("callback %s: %s runs at %s", callback.id, callback.command, event.name)
         try:
             # Again: what was safe when it was added may not be so now.

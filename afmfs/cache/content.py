@@ -130,6 +130,7 @@ class Content(Reading):
         number of the in-place entry."""
         new, valid = parts
         gen = inode.gen
+        self._store.disk.harm.check()
         try:
             if valid:
                 # Zeros that no blob holds are about to be overwritten: its generation has to be

@@ -23,6 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from afmfs.cache.harm import Harm
+
 RESERVE = 64 << 20
 """Bytes of the disk that are left to the databases; a tenth of a small disk."""
 
@@ -100,13 +102,15 @@ class Disk:
         self._failure = errno.EIO
         self.error = ""  # the last error but for want of room
         self._error_code, self._error_at = 0, 0.0
+        self.harm = Harm(cache)  # what it has not kept
         self.short: Callable[[], None] = lambda: None  # called when room should be made
 
     # -- asking ----------------------------------------------------------------------------------
 
     def take(self, size: int) -> None:
         """So many bytes are about to be written to blobs. ENOSPC if there is no room; EIO or EROFS
-        if the disk takes nothing more."""
+        if the disk takes nothing more, or the cache is damaged."""
+        self.harm.check()
         self._credit -= size
         if self._credit < 0:
             self._look(size)
@@ -120,6 +124,7 @@ class Disk:
 
     def take_file(self) -> None:
         """A file is about to be made; as `take`."""
+        self.harm.check()
         self.check()
         if self.room().files <= 0:
             self.short()

@@ -85,6 +85,8 @@ class Evictions:
 
     def forbidden(self) -> str:
         """Why nothing may be evicted now, and the way out; '' if something may."""
+        if self._store.disk.harm:
+            return "the cache is damaged, and what counts as clean may not be"
         reason = self._store.get("needs_resync")
         if reason:
             return f"home was changed ({reason}) and may have lost it; `resync` first"

@@ -472,7 +472,7 @@ class Fileset(Steering):
             await self._link.stop()
             for ino in list(self._open):
                 self._open[ino] = 1
-                self.release(ino)
+                self._release_at_end(ino)
             self._retirement.close()
             self.reports.close()
             self._checkpointer.close()
@@ -481,6 +481,12 @@ class Fileset(Steering):
             except (OSError, sqlite3.Error) as exc:  # as after a kill: the next start mends it
                 log.error("the cache's disk: %s", exc)
             self._store.close()
+
+    def _release_at_end(self, ino: int) -> None:
+        try:
+            self.release(ino)
+        except (OSError, sqlite3.Error) as exc:  # as after a kill: the next start mends it
+            log.error("inode %d can't be released: %s", ino, exc)
 
     async def _leave_clean(self) -> None:
         """The last durable point, and the record that it was the last."""

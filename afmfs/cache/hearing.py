@@ -14,6 +14,7 @@ import trio
 
 from afmfs.cache import lost_entries, queue_report
 from afmfs.cache.event_report import insert_event
+from afmfs.cache.harm import Harm
 from afmfs.cache.jobs import Job, Jobs
 from afmfs.cache.journals import Journals
 from afmfs.cache.lock import machine_id
@@ -89,13 +90,19 @@ class Hearing:
             "status": self._on_status,
             "progress": self._on_progress,
             "event": self._on_event,
+            "harm": self._on_harm,
             "ended": self._on_ended,
         }
 
     @property
+    def harm(self) -> Harm:
+        """What is known of damage to the cache."""
+        return self._store.disk.harm
+
+    @property
     def stopped(self) -> bool:
-        """By the administrator."""
-        return bool(self._store.get("stopped", 0))
+        """By the administrator, or as the cache is damaged."""
+        return bool(self.harm or self._store.get("stopped", 0))
 
     @property
     def needs_resync(self) -> str:
@@ -262,6 +269,10 @@ class Hearing:
         """What was asked of the gateway that is gone is not answered any more."""
         self.reports.ended()
         self.trash.ended()
+
+    async def _on_harm(self, message: Message) -> None:
+        """The gateway has met damage, as it read the cache."""
+        self.harm.prove(message["reason"], database=message["database"])
 
     async def _on_event(self, message: Message) -> None:
         if message["name"] == "afmCmdRequeued":

@@ -92,12 +92,12 @@ class Namespace:
 
     def page(self, parent: int, after: int, limit: int) -> list[tuple[bytes, Inode, int]]:
         """Up to `limit` entries of a directory that follow the cookie `after`."""
-        rows = self._store.execute(_PAGE, (parent, after, limit))
+        rows = self._store.rows(_PAGE, (parent, after, limit))
         return [(row[22], self._store.row_to_inode(row), row[21]) for row in rows]
 
     def places(self, ino: int) -> list[tuple[int, bytes]]:
         """All known names of an inode."""
-        return self._store.execute("SELECT parent, name FROM dentry WHERE ino=?", (ino,)).fetchall()
+        return self._store.rows("SELECT parent, name FROM dentry WHERE ino=?", (ino,))
 
     # -- rows of the directory tree, in the caller's transaction ---------------------------------
 

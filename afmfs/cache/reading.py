@@ -16,7 +16,6 @@ from afmfs.cache.damage import Damage
 from afmfs.cache.inode import Inode
 from afmfs.cache.spare import Pieces
 from afmfs.cache.validity import Validity
-from afmfs.errors import Damaged
 from afmfs.model.blocks import blob_length
 from afmfs.model.ranges import Ranges
 
@@ -41,7 +40,7 @@ class Reading:
         fd, gen = self._blobs.descriptor(inode), inode.gen
         if fd is None:
             if gen and self.validity.valid(inode, offset, end):
-                raise Damaged(f"{self._blobs.about(inode)} is missing: check the cache")
+                raise self._blobs.lost(inode)
             return _laid(offset, end, spare)
         if inode.whole:
             pieces: Ranges = ((offset, end),)
@@ -63,7 +62,7 @@ class Reading:
     def _missing(self, inode: Inode, gen: int, start: int, end: int) -> bytes:
         """What a read gets of [start, end) that the blob does not reach to."""
         if inode.gen == gen and inode.size >= end:
-            raise Damaged(f"the end of {self._blobs.about(inode)} is missing: check the cache")
+            raise self._blobs.lost_end(inode)
         return bytes(end - start)  # it was cut, or evicted, while we read
 
     async def _read_blob(self, fd: int, offset: int, size: int) -> bytearray | None:

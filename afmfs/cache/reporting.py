@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -16,13 +17,15 @@ from afmfs import __version__
 from afmfs.cache import queue_report
 from afmfs.cache.cached_report import cached_report
 from afmfs.cache.event_report import Event, read_events
+from afmfs.cache.harm import event_of
 from afmfs.cache.hearing import Hearing
 from afmfs.cache.jobs import RECOVERY
 from afmfs.cache.status import CachedReport, Status, dirty_bytes, with_block
 from afmfs.cache.store import connect_read_only
 from afmfs.cache.write_stats import with_write_stats
+from afmfs.errors import is_damage
 from afmfs.model.quota import UNLIMITED
-from afmfs.model.states import Facts, reason, shown
+from afmfs.model.states import Facts, reason, shown, stop_reason
 
 if TYPE_CHECKING:
     from afmfs.cache.evict import Evictions
@@ -50,6 +53,7 @@ class Reporting(Hearing):
         home, needs_resync, job = self._link.home, self.needs_resync, self.jobs.status()
         return Facts(
             stopped=self.stopped,
+            stop_reason=self.harm.text or stop_reason(self._store.get),
             planning=self.jobs.planning,
             link=home.link,
             link_reason="; ".join(filter(None, (home.reason, home.hint))),
@@ -73,7 +77,7 @@ class Reporting(Hearing):
     def status(self) -> Status:
         """One snapshot, from memory and counters: no scan, no home."""
         facts, home, store = self.facts(), self._link.home, self._store
-        oldest = store.execute("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1").fetchone()
+        oldest = self._ask("SELECT id, queued_ns FROM queue ORDER BY id LIMIT 1")
         here = os.statvfs(self.settings.cache)
         counters, process = store.counters, self._link.process
         now = time.monotonic()
@@ -98,8 +102,8 @@ class Reporting(Hearing):
             num_exec=home.num_exec,
             executing=home.executing,
             requeued=facts.requeued,
-            unrepresentable=store.execute("SELECT count(*) FROM unrepresentable").fetchone()[0],
-            lost=store.execute("SELECT count(*) FROM lost JOIN inode USING (ino)").fetchone()[0],
+            unrepresentable=self._count("SELECT count(*) FROM unrepresentable"),
+            lost=self._count("SELECT count(*) FROM lost JOIN inode USING (ino)"),
             nulled_files=self._retirement.nulls.files(),
             bytes_pending=counters.bytes_pending,
             dirty_bytes=self._dirty_bytes(),
@@ -129,9 +133,22 @@ class Reporting(Hearing):
 
     def _dirty_bytes(self) -> int:
         counters = self._store.counters
-        if counters.queue_length > DIRTY_EXACT:
+        if counters.queue_length > DIRTY_EXACT or self.harm:
             return min(counters.bytes_pending, counters.cached_bytes)
         return dirty_bytes(self._store.db)
+
+    def _ask(self, sql: str) -> Any:
+        """A row; None where the database is damaged, which is to be told of all the same."""
+        try:
+            return self._store.execute(sql).fetchone()
+        except sqlite3.DatabaseError as exc:
+            if not is_damage(exc):
+                raise
+            return None
+
+    def _count(self, sql: str) -> int:
+        row = self._ask(sql)
+        return 0 if row is None else int(row[0])
 
     def cached(self, ino: int) -> CachedReport:
         inode = self._store.inode(ino)
@@ -153,7 +170,14 @@ class Reporting(Hearing):
         return text + f" nulled {one.nulled_bytes}" * bool(one.nulled_bytes)
 
     def events(self) -> Sequence[Event]:
-        return read_events(self._store.db)
+        found: list[Event] = []
+        try:
+            found = read_events(self._store.db)
+        except sqlite3.DatabaseError as exc:
+            if not is_damage(exc):
+                raise
+        note = self.harm.note
+        return [*found, event_of(note)] if note is not None and note.database else found
 
     async def queue_lines(self) -> AsyncGenerator[bytes, None]:
         """One JSON object a line for each entry, oldest first, read through own connections."""

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import stat
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from afmfs.cache.harm import read_note
 from afmfs.cache.lock import CacheLock
 from afmfs.cache.store import Store
-from afmfs.errors import Refused
+from afmfs.errors import Refused, is_damage
 from afmfs.model.blocks import DEFAULT_BLOCK
 from afmfs.model.entry import ROOT
 from afmfs.model.target import parse_target
@@ -48,15 +50,33 @@ def prepare(target: str | None, mountpoint: Path, options: MountOptions) -> Sett
     cache = choose_cache(point, options)
     lock = CacheLock(cache)
     try:
+        refuse_damaged(cache)
         store = Store(cache / "cache.db")
         try:
             settings = settle(store, target, point, options)
         finally:
             store.close()
-    except BaseException:
+    except BaseException as exc:
         lock.close()
+        if is_damage(exc):
+            raise Refused(f"{cache}/cache.db is damaged ({exc}){_repair(cache)}") from exc
         raise
     return replace(settings, lock=lock)
+
+
+def refuse_damaged(cache: Path) -> None:
+    """Refused where there is no sound database to be served from. A new one in the place of one
+    that is lost would take the old blobs for its own."""
+    note, path = read_note(cache), cache / "cache.db"
+    if note is not None and note.database:
+        raise Refused(f"{cache} is damaged: {note.text}{_repair(cache)}")
+    lost = not path.exists() or not path.stat().st_size
+    if lost and any((cache / "blobs").glob("??/*")):
+        raise Refused(f"{path} is lost, and its blobs are there{_repair(cache)}")
+
+
+def _repair(cache: Path) -> str:
+    return f"; `afmctl {shlex.quote(str(cache))} check --repair` saves what is left"
 
 
 def default_cache(fileset: str) -> Path:

@@ -16,6 +16,7 @@ from afmfs.cache.automatic import Automatic
 from afmfs.cache.callbacks import Callbacks
 from afmfs.cache.check.live import LiveCheck
 from afmfs.cache.commands import execute
+from afmfs.cache.harm import DAMAGED
 from afmfs.cache.jobs import RESYNC
 from afmfs.cache.moving import Moving
 from afmfs.errors import Refused
@@ -111,11 +112,14 @@ class Steering(Moving):
         self._set_running(stopped=True)
 
     def start(self) -> None:
+        if self.harm:
+            raise Refused(f"start: {self.harm.text}")
         self._set_running(stopped=False)
 
     def _set_running(self, *, stopped: bool) -> None:
         with self._store as store:
             store.put("stopped", int(stopped))
+            store.put("stopped_reason", "")
         self._store.sync_wal()
         self.post_run()
 
@@ -137,9 +141,12 @@ class Steering(Moving):
     def start_check(self) -> int:
         """Have the cache checked beside its work; the number of the report."""
         cache = self.settings.cache
-        return self.reports.start_here(
-            "check", cache, lambda put: LiveCheck(cache, put, lambda reason: None)
-        )
+        token = trio.lowlevel.current_trio_token()
+
+        def damaged(text: str, database: bool) -> None:  # in the thread of the check
+            token.run_sync_soon(lambda: self.harm.prove(text, database=database))
+
+        return self.reports.start_here("check", cache, lambda put: LiveCheck(cache, put, damaged))
 
     def cancel_report(self) -> int:
         """Have the report ended that is being made; its number."""
@@ -194,6 +201,7 @@ class Steering(Moving):
         nursery.start_soon(self._durable.run, self.settings.tunables.durable_interval)
         nursery.start_soon(self._checkpointer.run)
         nursery.start_soon(self._wake)
+        nursery.start_soon(self._tell_of_harm)
         nursery.start_soon(self.callbacks.run)
         nursery.start_soon(self._automatic.run)
         nursery.start_soon(self._fill_pool)
@@ -233,6 +241,21 @@ class Steering(Moving):
                 store.put("pool", json.dumps([first, numbers.stop]))
             made = await trio.to_thread.run_sync(self._blobs.fill_pool, numbers)
             self._blobs.take_over(made)
+
+    async def _tell_of_harm(self) -> None:
+        """Have nothing replayed once damage is proven, and tell of it. A damaged database takes no
+        event: its callbacks run all the same, and the list of events has it from the note."""
+        while True:
+            await self.harm.news.wait()
+            self.harm.news = trio.Event()
+            self.post_run()
+            note = self.harm.note
+            if note is None:
+                continue
+            try:
+                self.record_event(DAMAGED, reason=note.text)
+            except (OSError, sqlite3.Error):
+                self.callbacks.fire(DAMAGED, reason=note.text)
 
     async def _wake(self) -> None:
         """Tell the gateway of new entries, a few times a second at most."""

@@ -13,7 +13,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -22,7 +22,7 @@ from weakref import WeakValueDictionary
 from afmfs.cache.disk import BALLAST, Disk
 from afmfs.cache.inode import Inode
 from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
-from afmfs.errors import Damaged, Refused
+from afmfs.errors import Damaged, Refused, is_damage
 from afmfs.model.entry import FIRST_INO, UNLINKED, Entry, Op
 
 INODES_IN_MEMORY = 100_000
@@ -94,7 +94,6 @@ class Store:
             raise Refused(f"{path.parent} is a cache of format {version}; this is {VERSION}")
         elif version < VERSION:
             upgrade(self.db, version)
-        self.execute = self.db.execute
         # The log exists from the first read on. A descriptor of the log may be opened beside
         # SQLite; opening and closing cache.db itself would take SQLite's locks away.
         self.execute("SELECT count(*) FROM fileset").fetchone()
@@ -117,9 +116,31 @@ class Store:
         self.entries = Numbers(self, "entry_limit", 1)
         self.inos = Numbers(self, "ino_limit", FIRST_INO)
 
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """One statement, as far as its first row. Where the database turns out to be damaged that
+        is noted."""
+        try:
+            return self.db.execute(sql, values)
+        except sqlite3.DatabaseError as exc:
+            self._notice(exc)
+            raise
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        """All rows of a question."""
+        try:
+            return self.db.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as exc:
+            self._notice(exc)
+            raise
+
+    def _notice(self, exc: sqlite3.DatabaseError) -> None:
+        if is_damage(exc):
+            self.disk.harm.prove(f"cache.db: {exc}", database=True)
+
     # -- transactions ---------------------------------------------------------------------------
 
     def __enter__(self) -> Store:
+        self.disk.harm.check_database()
         self.execute("BEGIN IMMEDIATE")
         return self
 
@@ -131,8 +152,8 @@ class Store:
     ) -> None:
         if kind is not None:
             self._roll_back()
-            if isinstance(exc, sqlite3.OperationalError):
-                self.disk.met(exc)
+            if isinstance(exc, sqlite3.DatabaseError):
+                self.met(exc)
             return
         try:
             counted = self.counters.row()
@@ -144,8 +165,8 @@ class Store:
             self.execute("COMMIT")
         except BaseException as error:
             self._roll_back()
-            if isinstance(error, sqlite3.OperationalError):
-                raise self.disk.met(error) from error
+            if isinstance(error, sqlite3.DatabaseError):
+                raise self.met(error) from error
             raise
         self._counted = counted
         self._undo.clear()
@@ -162,6 +183,11 @@ class Store:
         self.counters = Counters(self._counted)
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
+
+    def met(self, exc: sqlite3.DatabaseError) -> Exception:
+        """The database has failed; the error as whoever asked should get it."""
+        self._notice(exc)
+        return self.disk.met(exc) if isinstance(exc, sqlite3.OperationalError) else exc
 
     def sync_wal(self) -> None:
         """Make every committed transaction durable. May run in a thread."""
@@ -286,7 +312,8 @@ class Store:
         flags: int = 0,
     ) -> int:
         """Queue a change; returns its number. The caller saves it as the inode's `changed`. ENOSPC
-        if there is no room for what follows from it."""
+        if there is no room for what follows from it, EROFS if the cache is damaged."""
+        self.disk.harm.check()
         takes = op is Op.REMOVE or parent2 == UNLINKED or (op is Op.SIZE and end <= inode.size)
         self.disk.enter(frees=takes)
         number = self.entries.take()

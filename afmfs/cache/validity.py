@@ -116,7 +116,7 @@ class Validity:
         if start >= end or self._chunk(ino, number // CHUNK)[number % CHUNK]:
             return
         where = (ino, number * self.block, (number + 1) * self.block)
-        spans = self._store.execute(_SELECT_SPANS, where).fetchall()
+        spans = self._store.rows(_SELECT_SPANS, where)
         merged = ranges.add(tuple(spans), start, end)
         self._store.execute(_DELETE_SPANS, where)
         if merged == (bounds,):

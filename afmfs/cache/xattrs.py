@@ -34,7 +34,7 @@ class Xattrs:
         return bytes(row[0]) if row else None
 
     def names(self, inode: Inode) -> list[bytes]:
-        rows = self._store.execute("SELECT name FROM xattr WHERE ino=? ORDER BY name", (inode.ino,))
+        rows = self._store.rows("SELECT name FROM xattr WHERE ino=? ORDER BY name", (inode.ino,))
         return [bytes(name) for (name,) in rows]
 
     def set(self, inode: Inode, name: bytes, value: bytes, flags: int) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from afmfs.errors import is_damage
 from afmfs.gateway.contact import Contact
 from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
@@ -93,9 +94,10 @@ class Gateway:
         def guarded() -> None:
             try:
                 run()
-            except Exception:
+            except Exception as exc:
                 if not self._stopping.is_set():
                     log.exception("%s: can't go on", name)
+                    self._tell_damage(exc)
                     self.crashed()
 
         # Daemons: one that is stuck in a dead home must not keep the process.
@@ -103,6 +105,14 @@ class Gateway:
         thread.start()
         if self._engine is not None:
             self._engine.running.append(thread)
+
+    def _tell_damage(self, exc: Exception) -> None:
+        """Tell if it is cache.db that can't be read: a damaged journal the next gateway deals
+        with."""
+        if not isinstance(self._engine, _Engine) or not is_damage(exc):
+            return
+        if self._engine.journal.is_sound():
+            self.send({"type": "harm", "reason": f"cache.db: {exc}", "database": True})
 
     def _tick(self) -> None:
         ticks = 0
@@ -132,6 +142,7 @@ class _Engine:
         self.running: list[threading.Thread] = []
         self.journal = journal
         self.view = View(cache, hello["block_size"])
+        self.view.harmed = lambda text: say({"type": "harm", "reason": text, "database": False})
         self.progress = Progress(journal)
         self.threads = Threads(int(tunables.get("flush_threads", 4)))
         self.contact = Contact(hello, say, lambda call_s: self.threads.learn(6 * call_s))

@@ -293,6 +293,14 @@ class Journal:
             if db.in_transaction:
                 db.execute("ROLLBACK")
 
+    def is_sound(self) -> bool:
+        """Whether all of it can be read."""
+        with self._lock:
+            try:
+                return bool(self._db.execute("PRAGMA quick_check(1)").fetchone() == ("ok",))
+            except sqlite3.DatabaseError:
+                return False
+
     def close(self) -> None:
         """Close the database and give up the lock. Nothing may be called afterwards."""
         with self._lock:

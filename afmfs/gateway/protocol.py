@@ -78,6 +78,7 @@ _REQUIRED: dict[str, dict[str, tuple[type, ...]]] = {
     "inconsistent": {"reason": _STR, "path": _STR},
     "status": {"num_exec": _INT, "executing": _INT, "requeued": _INT, "settled": _BOOL},
     "event": {"name": _STR, "detail": _DICT},
+    "harm": {"reason": _STR, "database": _BOOL},
     "alive": {},
     "dropped": {"rid": _INT, "ok": _BOOL},
     "progress": {"id": _INT, "phase": _STR, "left": _INT},

@@ -69,7 +69,7 @@ def push(
             if sources.valid and (trouble := _damage(sources.row, blob)):
                 row = view.row(ino)
                 if row is not None and _content(row) == _content(sources.row):
-                    raise BlobError(OSError(errno.EIO, trouble))
+                    raise _damaged(view, ino, trouble)
                 continue  # truncated, or written again meanwhile: another blob has the bytes
             return sources.row, _push_all(sources, blob, fd, size, pulse)
         finally:
@@ -93,7 +93,12 @@ def require_blob(view: View, row: Row) -> None:
             return
         now = view.row(row.ino)
         if now is not None and _content(now) == _content(row):
-            raise BlobError(OSError(errno.EIO, trouble))
+            raise _damaged(view, row.ino, trouble)
+
+
+def _damaged(view: View, ino: int, trouble: str) -> BlobError:
+    view.harmed(f"the blob of inode {ino}: {trouble}")
+    return BlobError(OSError(errno.EIO, f"{trouble}; check the cache"))
 
 
 def _content(row: Row) -> tuple[int, int]:
@@ -103,9 +108,9 @@ def _content(row: Row) -> tuple[int, int]:
 def _damage(row: Row, blob: int | None) -> str:
     """What is wrong with an inode's blob, if the row is still the present one."""
     if blob is None:
-        return "it is missing; check the cache" if row.gen else ""
+        return "it is missing" if row.gen else ""
     short = os.fstat(blob).st_size < blob_length(row.size)
-    return "its end is missing; check the cache" if short else ""
+    return "its end is missing" if short else ""
 
 
 def _push_all(sources: Sources, blob: int | None, fd: int, end: int, pulse: Pulse) -> int:

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from typing import Any
 
 
 class State(StrEnum):
@@ -57,7 +58,8 @@ class Facts:
     """Everything that the shown state depends on. Texts are empty where there is nothing to say."""
 
     mounted: bool = True
-    stopped: bool = False  # by the admin; lasts over mounts
+    stopped: bool = False  # by the admin, or for a reason; lasts over mounts
+    stop_reason: str = ""  # and the way out
     planning: str = ""  # what a plan is being written for: "resync", "failover"
     link: Link = Link.UNKNOWN
     link_reason: str = ""  # why home is away, or what the gateway is doing about an unknown link
@@ -78,6 +80,12 @@ class Facts:
 
 SLOW_S = 0.5
 """A home that takes so long for a change is called slow."""
+
+
+def stop_reason(setting: Callable[..., Any]) -> str:
+    """Why a fileset was stopped by something else than the administrator; '' if it was not."""
+    why = setting("stopped_reason", "")
+    return f"stopped: {why}; `start` lets the queue go on" if why else ""
 
 
 def shown(facts: Facts) -> State:
@@ -143,7 +151,7 @@ _RULES: tuple[_Rule, ...] = (
     (
         State.STOPPED,
         lambda f: f.stopped,
-        lambda f: "stopped by the administrator; `start` lets the queue go on",
+        lambda f: f.stop_reason or "stopped by the administrator; `start` lets the queue go on",
     ),
     (
         State.QUEUE_ONLY,

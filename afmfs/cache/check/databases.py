@@ -12,7 +12,7 @@ from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.tables import wanted
 from afmfs.cache.schema import VERSION
 from afmfs.cache.store import connect_read_only
-from afmfs.errors import AfmError
+from afmfs.errors import AfmError, is_damage
 from afmfs.model.findings import Finding, Severity
 
 MOST = 20
@@ -20,7 +20,7 @@ MOST = 20
 
 _LOGS = (0x377F0682, 0x377F0683)
 
-LOG, COUNTERS = "damaged log", "counter"
+DAMAGED, LOG, COUNTERS = "damaged database", "damaged log", "counter"
 
 _REBUILT = "all that can be read is copied into a new database, and the old one is kept"
 
@@ -44,14 +44,6 @@ def open_for_check(cache: Path) -> sqlite3.Connection:
             raise
         raise Unusable(f"cache.db can't be read: {exc}") from exc
     return db
-
-
-def is_damage(exc: sqlite3.Error) -> bool:
-    """Whether SQLite says that the file is not what it should be."""
-    code = getattr(exc, "sqlite_errorcode", None) or 0
-    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code in (
-        sqlite3.SQLITE_IOERR_SHORT_READ,
-    )
 
 
 def _file_trouble(path: Path) -> str:
@@ -102,7 +94,7 @@ def check(db: sqlite3.Connection, *, quick: bool) -> Iterator[Finding]:
     for name in sorted(schema.keys() - there):
         if schema[name] == "index":
             yield Finding(
-                kind="damaged database",
+                kind=DAMAGED,
                 text=f"cache.db: index {name} is missing",
                 repair="it is made anew",
                 mend=doing(Repair.make_index, name),
@@ -127,7 +119,7 @@ def _of_table(db: sqlite3.Connection, word: str, table: str) -> list[str]:
 
 def _finding(text: str) -> Finding:
     """Rebuilt as a whole, before anything else is looked at."""
-    return Finding(kind="damaged database", text=text, repair=_REBUILT, severity=Severity.LOST)
+    return Finding(kind=DAMAGED, text=text, repair=_REBUILT, severity=Severity.LOST)
 
 
 def file_finding(trouble: Unusable) -> Finding:

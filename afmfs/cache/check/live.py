@@ -6,6 +6,7 @@ moment's look could be wrong about (a blob that comes or goes) is looked at twic
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 import time
@@ -15,20 +16,26 @@ from pathlib import Path
 from typing import Any
 
 from afmfs.cache.check import databases, walk
-from afmfs.cache.check.databases import Unusable, open_for_check
+from afmfs.cache.check.databases import DAMAGED, Unusable, open_for_check
 from afmfs.cache.check.report import finding_row, summary_row
 from afmfs.cache.check.source import Source
 from afmfs.model.findings import Finding, Tally
 
 LONGEST_REST_S = 1.0
 
+PROOFS = frozenset({DAMAGED, "missing blob", "short blob", "shared blob"})
+"""Kinds of findings that leave no doubt, whatever the mount does meanwhile."""
+
 
 class LiveCheck:
     """One check. `put` hears of each row, and at last of the summary; `damaged` of what proves that
-    cache.db itself is damaged."""
+    the cache is damaged, and whether that is cache.db itself."""
 
     def __init__(
-        self, cache: Path, put: Callable[[dict[str, Any]], None], damaged: Callable[[str], None]
+        self,
+        cache: Path,
+        put: Callable[[dict[str, Any]], None],
+        damaged: Callable[[str, bool], None],
     ) -> None:
         self._cache, self._put, self._damaged = cache, put, damaged
         self._ended, self._closing = threading.Event(), threading.Lock()
@@ -40,7 +47,7 @@ class LiveCheck:
         try:
             db = open_for_check(self._cache)
         except Unusable as trouble:
-            self._tell_damage(databases.file_finding(trouble))
+            self._tell(databases.file_finding(trouble))
         else:
             self._db = db
             try:
@@ -62,10 +69,7 @@ class LiveCheck:
         began = time.monotonic()
         files = walk.tables(self._cache, db, live=True)
         for finding in files:
-            if finding.mend is None:
-                self._tell_damage(finding)
-            else:
-                self._tell(finding)
+            self._tell(finding)
         if not all(finding.mend for finding in files):
             return
         source = Source(self._cache, db, live=True)
@@ -80,7 +84,6 @@ class LiveCheck:
     def _tell(self, finding: Finding) -> None:
         self._tally.add(finding, repaired=False)
         self._put(finding_row(finding))
-
-    def _tell_damage(self, finding: Finding) -> None:
-        self._tell(finding)
-        self._damaged(finding.text)
+        if finding.kind in PROOFS:
+            where = f"{os.fsdecode(finding.path)}: " if finding.path else ""
+            self._damaged(where + finding.text, finding.kind == DAMAGED)

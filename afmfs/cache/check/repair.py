@@ -63,6 +63,11 @@ class Repair(Aftermath):
             # What is pending may put a file that is lost here in the place of a good one at home:
             # somebody has to look first.
             self._store.put("stopped", 1)
+            self._store.put(
+                "stopped_reason",
+                "a check found that something is lost that was only here (`events`); see that home"
+                " may have what is left",
+            )
 
     # -- rows ------------------------------------------------------------------------------------
 

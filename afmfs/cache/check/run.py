@@ -12,6 +12,9 @@ from afmfs.cache.check import databases, journal_rows, salvage, walk
 from afmfs.cache.check.databases import Unusable, open_for_check
 from afmfs.cache.check.repair import Repair
 from afmfs.cache.check.source import Source
+from afmfs.cache.event_report import insert_event
+from afmfs.cache.harm import DAMAGED, Note, forget_note, read_note
+from afmfs.cache.queue_report import rfc3339
 from afmfs.cache.store import Numbers, Store
 from afmfs.errors import Damaged
 from afmfs.model.entry import FIRST_INO
@@ -36,6 +39,8 @@ def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
         tally.add(finding, repaired=False)
         told(finding, False)
 
+    if note := read_note(cache):
+        tell(_noted(note))
     try:
         db = open_for_check(cache)
     except Unusable as trouble:
@@ -54,6 +59,14 @@ def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
     return tally
 
 
+def _noted(note: Note) -> Finding:
+    return Finding(
+        kind="noted damage",
+        text=f"damage was met at {rfc3339(note.time_ns)}: {note.text}",
+        repair="once all is repaired, the fileset takes changes again",
+    )
+
+
 class Mending:
     """Check, and repair what can be repaired."""
 
@@ -64,9 +77,16 @@ class Mending:
         self.tally = Tally()
 
     def run(self) -> Tally:
+        note = read_note(self._cache)
+        if note is not None:
+            self._tell(_noted(note))
         later = self._files()
         store = Store(self._cache / "cache.db")
+        store.disk.harm.note = None  # the database is sound from here on
         try:
+            if note is not None and note.database:  # which took no event then
+                with store:
+                    insert_event(store.db, DAMAGED, {"reason": note.text})
             if self._incomplete:
                 repair = Repair(store, Source(self._cache, store.db, live=False).block)
                 with store:
@@ -78,6 +98,7 @@ class Mending:
             store.sync_wal()
         finally:
             store.close()
+        forget_note(self._cache)
         left = look(self._cache, self._told, self._pulse)
         self.tally.left = left.left
         return self.tally

@@ -4,8 +4,8 @@ Each table is read in the order of its key, as far as SQLite gets. Of one that c
 end, the pages are searched for what can be its rows (`pages`). What the rows say is judged by the
 check afterwards.
 
-The old files get names of their own before the new one takes their place, and a note (`TROUBLE`)
-keeps the cache from being mounted in between.
+The old files get names of their own before the new one takes their place, and a note
+(`harm`) keeps the cache from being mounted before the repair has come to its end.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from afmfs.cache.check.pages import Pages, Record
+from afmfs.cache.harm import Note, read_note, write_note
 from afmfs.cache.store import PAGE_SIZE, connect, connect_read_only, create
 from afmfs.model.bitmap import CHUNK
 from afmfs.model.soundness import entry_fault, is_inode, is_name
 
 log = logging.getLogger(__name__)
-
-TROUBLE = "damaged"
-"""File in a cache: what is wrong with its database, as long as that is so."""
 
 _KEYS = {
     "fileset": ("key",),
@@ -58,7 +56,8 @@ def rebuild(cache: Path) -> set[str]:
     """Put a new database in the place of the damaged one; the tables of which rows may be missing.
     Durable on return."""
     path, new = cache / "cache.db", cache / "cache.db.new"
-    (cache / TROUBLE).write_text("cache.db is being rebuilt: `afmctl CACHE check --repair`\n")
+    note = Note("a repair of cache.db did not come to its end", True, time.time_ns())
+    write_note(cache, read_note(cache) or note)
     _remove(new)
     incomplete = set(_KEYS)
     with closing(connect(new)) as db:
@@ -72,8 +71,6 @@ def rebuild(cache: Path) -> set[str]:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     _sync(new)
     _exchange(path, new)
-    (cache / TROUBLE).unlink()
-    _sync(cache)
     return incomplete
 
 
