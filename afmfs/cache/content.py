@@ -289,9 +289,8 @@ class Content(Reading):
             self.reclaim_tail(inode)
 
     def reclaim_tail(self, inode: Inode) -> None:
-        """Destroy what lies beyond the file's present size: what came back since is spared
-        (reclaim-skips). The shrink is durable; the lock is held. The file may have been removed
-        meanwhile, which takes no lock: then its whole blob has to go."""
+        """Destroy what lies beyond the file's size. The shrink is durable; the lock is held. The
+        file may have been removed meanwhile, which takes no lock: then its whole blob has to go."""
         self._blobs.cut(inode, inode.size)
         with self._store as store:
             store.execute(

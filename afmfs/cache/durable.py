@@ -223,7 +223,8 @@ class Durable:
             store.db.executemany("DELETE FROM reclaim WHERE ino=? AND gen=?", some)
 
     async def _reclaim_tail(self, ino: int, gen: int) -> None:
-        """Under the inode's lock (reclaim-locks), while no operation is writing there."""
+        """Under the inode's lock (reclaim-locks), while no operation is writing there. What came
+        back while it was waited for has no row any more, and is spared (reclaim-skips)."""
         async with self._locks.hold(ino):
             row = self._store.execute(
                 "SELECT start FROM reclaim WHERE ino=? AND gen=?", (ino, gen)

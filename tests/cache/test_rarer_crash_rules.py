@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from afmfs.cache.durable import Durable
 from afmfs.cache.fetch import Fetcher
 from afmfs.cache.steering import Steering
 from afmfs.gateway.journal import Journal, Outcome
@@ -56,34 +57,64 @@ async def shrunk(parts: Parts) -> Any:  # noqa: F811
     return inode
 
 
-async def test_reclaim_numbered_tail(parts: Parts) -> None:  # noqa: F811
+class Destroying:
+    """`reached` once a point has come to the tail that it is to destroy; nothing after that takes
+    a thread, so that who finds all tasks blocked finds them at a lock."""
+
+    def __init__(self, parts: Parts, patch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        self.reached, real = trio.Event(), Durable._reclaim_tail
+
+        async def tail(durable: Durable, ino: int, gen: int) -> None:
+            durable._flush_s = 0.0
+            self.reached.set()
+            await real(durable, ino, gen)
+
+        patch.setattr(Durable, "_reclaim_tail", tail)
+
+    async def blocked(self) -> None:
+        await self.reached.wait()
+        await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_reclaim_numbered_tail(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A tail may have been queued again while its lock was waited for."""
-    inode = await shrunk(parts)
+    inode, destroying = await shrunk(parts), Destroying(parts, monkeypatch)
     async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
         nursery.start_soon(parts.durable.make)
-        await trio.testing.wait_all_tasks_blocked()
+        await destroying.blocked()
         with parts.store as store:
             store.reclaim(inode, 5)
         parts.calls.clear()
     assert parts.calls.index("sync_wal") < parts.calls.index("cut")
 
 
-async def test_reclaim_locks(parts: Parts) -> None:  # noqa: F811
+async def test_reclaim_locks(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """No tail is destroyed in the middle of an operation on the file."""
-    inode = await shrunk(parts)
+    inode, destroying = await shrunk(parts), Destroying(parts, monkeypatch)
     async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
         nursery.start_soon(parts.durable.make)
-        await trio.testing.wait_all_tasks_blocked()
+        await destroying.blocked()
         assert parts.blob_length(inode) == 100
     assert parts.blob_length(inode) == 10
 
 
-async def test_reclaim_skips(parts: Parts) -> None:  # noqa: F811
+async def test_reclaim_skips(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """What came back while the lock was waited for is valid, and not destroyed."""
-    inode = await shrunk(parts)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(parts.content.write, inode, 50, b"new")  # takes the lock first
+    inode, destroying = await shrunk(parts), Destroying(parts, monkeypatch)
+    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
+        nursery.start_soon(parts.content.write, inode, 50, b"new")  # the lock is its before
+        await trio.testing.wait_all_tasks_blocked()
         nursery.start_soon(parts.durable.make)
+        await destroying.blocked()
     assert await parts.content.read(inode, 0, 100) == b"x" * 10 + bytes(40) + b"new"
     assert parts.store.execute("SELECT count(*) FROM reclaim").fetchone()[0] == 0
 

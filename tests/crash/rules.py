@@ -146,9 +146,9 @@ THE_CACHES_OWN = (
     ),
     rule(
         "reclaim-skips",
-        "cache/content.py:Content.reclaim_tail",
-        "        self._blobs.cut(inode, inode.size)\n",
-        "        self._blobs.cut(inode, 10)\n",
+        "cache/durable.py:Durable._reclaim_tail",
+        "            if row and row[0] and inode is not None and inode.gen == gen:\n",
+        "            if inode is not None:\n                self._blobs.cut(inode, 10)\n",
         RARER + "test_reclaim_skips",
     ),
     rule(
