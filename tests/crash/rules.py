@@ -138,6 +138,13 @@ THE_CACHES_OWN = (
         RARER + "test_reclaim_numbered",
     ),
     rule(
+        "reclaim-numbered",
+        "cache/durable.py:Durable._reclaim_tail",
+        "                await self.sync_wal()  # it may have been queued again meanwhile\n",
+        "",
+        RARER + "test_reclaim_numbered_tail",
+    ),
+    rule(
         "reclaim-locks",
         "cache/durable.py:Durable._reclaim_tail",
         "        async with self._locks.hold(ino):\n            row = ",
