@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import time
 
+from afmfs.gateway.backoff import pause_ns
 from afmfs.gateway.concerned import data_entries
 from afmfs.gateway.examine import Examiner
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
-from afmfs.gateway.landing import pause_ns
 from afmfs.gateway.locate import Locator
 from afmfs.gateway.priority import Decision, Due, Planned, Priority, Refusal, number
 from afmfs.gateway.reconcile import Landed, Reconciler, clear_beside

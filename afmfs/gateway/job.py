@@ -19,6 +19,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from afmfs.gateway.backoff import is_early
 from afmfs.gateway.draining import Draining
 from afmfs.gateway.home import SCRATCH, Home
 from afmfs.gateway.intents import Intents

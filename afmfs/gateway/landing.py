@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from afmfs.gateway.backoff import pause_ns
 from afmfs.gateway.exchange import record_key
 from afmfs.gateway.execute import Result
 from afmfs.gateway.journal import DONE, UNREPRESENTABLE, Journal, Outcome, Requeued

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from afmfs.gateway.backoff import MOST_NS
 from afmfs.gateway.journal import Journal, Outcome
 from afmfs.gateway.trash import TrashBook
 from afmfs.model.action import Place

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from afmfs.gateway.backoff import is_early
 from afmfs.gateway.journal import Journal, Requeued
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.view import View

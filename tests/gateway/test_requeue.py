@@ -106,7 +106,7 @@ def test_back_off_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         real(self, dirfd, name)
 
     monkeypatch.setattr(Home, "make_dir", make_dir)
-    monkeypatch.setattr("afmfs.gateway.landing.BACK_OFF_S", 0.05)
+    monkeypatch.setattr("afmfs.gateway.backoff.BACK_OFF_S", 0.05)
     mount = FakeMount(tmp_path / "cache", home)
     try:
         d = mount.mkdir(b"d")
