@@ -34,7 +34,7 @@ from afmfs.cache.write_stats import with_write_stats
 from afmfs.errors import AfmError, Damaged
 from afmfs.model.entry import ROOT
 from afmfs.model.resync import Kind
-from afmfs.model.states import Facts, reason, shown, stop_reason
+from afmfs.model.states import Facts, is_trouble, reason, shown, stop_reason
 
 
 class OfflineCache:
@@ -90,6 +90,7 @@ class OfflineCache:
             target=str(settings.get("target", "")),
             state=shown(facts),
             reason=reason(facts),
+            trouble=is_trouble(facts),
             gateway="-",
             cache=self._path,
             block_size=int(settings.get("block_size", 0)),

@@ -64,6 +64,9 @@ def _show_state(request: Request, statuses: list[Status]) -> None:
         emit(render_json(statuses[0]))
     else:
         emit("[" + ",\n".join(render_json(s).rstrip() for s in statuses) + "]\n")
+    for one in statuses:
+        if one.trouble:  # the table is AFM's, and read by programs
+            emit(f"{one.fileset}: {one.state}: {one.reason}\n", sys.stderr)
 
 
 # -- at a mount ----------------------------------------------------------------------------------

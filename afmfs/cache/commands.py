@@ -204,7 +204,8 @@ _COMMANDS = (
             "--json": "everything that is known, as in .afm/status.json",
             STATS: "what is written to home: how much, how fast, and what is left",
         },
-        details="The state follows from what is pending and where home is; --json has the reason.",
+        details="The state follows from what is pending and where home is. Where somebody should"
+        " look, the reason is on standard error; --json always has it.",
         examples=("getstate", "getstate -j sw1 --json", "getstate --write-stats"),
         activates=False,
         unmounted=True,

@@ -25,7 +25,7 @@ from afmfs.cache.store import connect_read_only
 from afmfs.cache.write_stats import with_write_stats
 from afmfs.errors import is_damage
 from afmfs.model.quota import UNLIMITED
-from afmfs.model.states import Facts, reason, shown, stop_reason
+from afmfs.model.states import Facts, is_trouble, reason, shown, stop_reason
 
 if TYPE_CHECKING:
     from afmfs.cache.evict import Evictions
@@ -91,6 +91,7 @@ class Reporting(Hearing):
             auto_resync=self.settings.tunables.auto_resync,
             state=shown(facts),
             reason=reason(facts),
+            trouble=is_trouble(facts),
             gateway=socket.gethostname(),
             gateway_pid=process.pid if process else None,
             mount_point=self.mount_point,

@@ -60,6 +60,7 @@ class Status:
     auto_resync: bool = True  # NeedsResync ends by itself, with the next request
     state: str
     reason: str = ""
+    trouble: bool = False  # somebody should look, at what the reason says
     gateway: str  # the host that runs it
     gateway_pid: int | None = None
     mount_point: str = ""

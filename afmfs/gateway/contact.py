@@ -48,6 +48,12 @@ to a home that the kernel remembers nothing of: one that needs a second for each
 _CALLS = 15
 """Calls to home that one probe takes, about."""
 
+_OPENING = 8
+"""Calls that it takes to open home, about."""
+
+_SLOW_S = 1.0
+"""Where they take so long, it says how slow home is before anything is done there."""
+
 Send = Callable[[Message], None]
 
 
@@ -93,8 +99,11 @@ class Contact:
         with self._changed:
             self._busy += 1
             self._life = self._at_work[me] = monotonic()
+        start = perf_counter()
         try:
             with connection.opened() as home:
+                if (took := perf_counter() - start) > _SLOW_S:
+                    self._observe(took / _OPENING)
                 yield connection, home
         except HomeAway as trouble:
             self.lost(trouble, connection)

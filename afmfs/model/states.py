@@ -100,6 +100,12 @@ def reason(facts: Facts) -> str:
     return "; ".join(filter(None, (why, facts.disk)))
 
 
+def is_trouble(facts: Facts) -> bool:
+    """Whether somebody should look: not all is well, or will be by itself in a while."""
+    away = shown(facts) in (State.UNMOUNTED, State.DISCONNECTED, State.NEEDS_RESYNC)
+    return away or bool(facts.stop_reason or facts.requeued or facts.disk or _pace(facts))
+
+
 def _dirty(facts: Facts) -> str:
     parts = [_job(facts)] * bool(facts.resyncing)
     pending = facts.pending - facts.job_left

@@ -105,6 +105,17 @@ def test_getstate(afmctl: Afmctl, one: FakeFileset) -> None:
     assert json.loads(afmctl("fs1", "getstate", "--json").stdout)["fileset"] == "sw1"
 
 
+def test_getstate_says_what_is_the_matter_beside_its_table(
+    afmctl: Afmctl, one: FakeFileset
+) -> None:
+    one.shown = replace(one.shown, state="Dirty", reason="2 entries are pending")
+    assert afmctl("fs1", "getstate").stderr == ""
+    one.shown = replace(one.shown, state="Unmounted", reason="/home: mount it", trouble=True)
+    result = afmctl("fs1", "getstate")
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr == "sw1: Unmounted: /home: mount it\n"
+
+
 def test_getstate_lists_all_filesets_of_a_device(afmctl: Afmctl, two: FakeFileset) -> None:
     assert len(afmctl("fs1", "getstate").stdout.splitlines()) == 4
     assert len(json.loads(afmctl("fs1", "getstate", "--json").stdout)) == 2

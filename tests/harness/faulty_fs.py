@@ -11,14 +11,13 @@ everybody is let in, and the kernel checks permissions.
 from __future__ import annotations
 
 import errno
-import functools
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -46,25 +45,27 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _OPENED = os.O_NOFOLLOW | os.O_CREAT | os.O_EXCL
-_CHANGES = os.O_WRONLY | os.O_RDWR
+
+
+LOOK, CHANGE, GROW = "look", "change", "grow"
+"""Kinds of requests. What grows takes room at home, which a change alone does not."""
 
 
 def _faulty(
-    *, changes: bool
+    kind: str,
 ) -> Callable[
-    [Callable[Concatenate[FaultyFs, _P], Awaitable[_R]]],
-    Callable[Concatenate[FaultyFs, _P], Awaitable[_R]],
+    [Callable[Concatenate[FaultyFs, _P], Coroutine[Any, Any, _R]]],
+    Callable[Concatenate[FaultyFs, _P], Coroutine[Any, Any, _R]],
 ]:
-    """A handler behind the faults; `changes`: whether it changes anything at home."""
+    """A handler behind the faults that are there for its kind."""
 
     def decorate(
-        handler: Callable[Concatenate[FaultyFs, _P], Awaitable[_R]],
-    ) -> Callable[Concatenate[FaultyFs, _P], Awaitable[_R]]:
-        @functools.wraps(handler)
+        handler: Callable[Concatenate[FaultyFs, _P], Coroutine[Any, Any, _R]],
+    ) -> Callable[Concatenate[FaultyFs, _P], Coroutine[Any, Any, _R]]:
         async def gated(self: FaultyFs, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             if self.delay:
                 await trio.sleep(self.delay)
-            if self.errno and (changes or not self.changes_only):
+            if self.errno and kind in self.kinds:
                 raise FUSEError(self.errno)
             try:
                 return await handler(self, *args, **kwargs)
@@ -81,15 +82,15 @@ class FaultyFs(pyfuse3.Operations):
 
     def __init__(self, source: str) -> None:
         super().__init__()
-        self.delay, self.errno, self.changes_only = 0.0, 0, False
+        self.delay, self.errno = 0.0, 0
+        self.kinds: list[str] = []
         self._held = {pyfuse3.ROOT_INODE: os.open(source, os.O_PATH)}
         self._lookups = {pyfuse3.ROOT_INODE: 1}
         self._lists: dict[int, list[bytes]] = {}
 
     def set(self, faults: dict[str, Any]) -> None:
         """From the next request on."""
-        self.delay = faults.get("delay", 0.0)
-        self.errno, self.changes_only = faults.get("errno", 0), faults.get("changes_only", False)
+        self.delay, self.errno, self.kinds = faults["delay"], faults["errno"], faults["kinds"]
 
     # -- inodes
 
@@ -125,15 +126,15 @@ class FaultyFs(pyfuse3.Operations):
                 del self._lookups[ino]
                 os.close(self._held.pop(ino))
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def lookup(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
         return self._found(parent, name)
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def getattr(self, ino: InodeT, ctx: RequestContext) -> EntryAttributes:
         return self._attributes(self._held[ino], ino)
 
-    @_faulty(changes=True)
+    @_faulty(CHANGE)
     async def setattr(
         self,
         ino: InodeT,
@@ -158,7 +159,7 @@ class FaultyFs(pyfuse3.Operations):
 
     # -- names
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def readlink(self, ino: InodeT, ctx: RequestContext) -> FileNameT:
         return FileNameT(os.readlink(b"", dir_fd=self._held[ino]))
 
@@ -166,43 +167,43 @@ class FaultyFs(pyfuse3.Operations):
         os.chown(name, ctx.uid, ctx.gid, dir_fd=self._held[parent], follow_symlinks=False)
         return self._found(parent, name)
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def mknod(
         self, parent: InodeT, name: FileNameT, mode: ModeT, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         os.mknod(name, mode, rdev, dir_fd=self._held[parent])
         return self._made(parent, name, ctx)
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def mkdir(
         self, parent: InodeT, name: FileNameT, mode: ModeT, ctx: RequestContext
     ) -> EntryAttributes:
         os.mkdir(name, mode, dir_fd=self._held[parent])
         return self._made(parent, name, ctx)
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def symlink(
         self, parent: InodeT, name: FileNameT, target: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         os.symlink(target, name, dir_fd=self._held[parent])
         return self._made(parent, name, ctx)
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def link(
         self, ino: InodeT, parent: InodeT, name: FileNameT, ctx: RequestContext
     ) -> EntryAttributes:
         os.link(self._path(ino), name, dst_dir_fd=self._held[parent], follow_symlinks=True)
         return self._found(parent, name)
 
-    @_faulty(changes=True)
+    @_faulty(CHANGE)
     async def unlink(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         os.unlink(name, dir_fd=self._held[parent])
 
-    @_faulty(changes=True)
+    @_faulty(CHANGE)
     async def rmdir(self, parent: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         os.rmdir(name, dir_fd=self._held[parent])
 
-    @_faulty(changes=True)
+    @_faulty(CHANGE)
     async def rename(
         self,
         parent: InodeT,
@@ -216,13 +217,13 @@ class FaultyFs(pyfuse3.Operations):
 
     # -- directories
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def opendir(self, ino: InodeT, ctx: RequestContext) -> FileHandleT:
         fd = os.open(self._path(ino), os.O_RDONLY | os.O_DIRECTORY)
         self._lists[fd] = sorted(map(os.fsencode, os.listdir(fd)))
         return FileHandleT(fd)
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def readdir(self, fh: FileHandleT, start: int, token: ReaddirToken) -> None:
         ino = os.fstat(fh).st_ino
         parent = ino if InodeT(ino) in self._held else pyfuse3.ROOT_INODE
@@ -235,7 +236,7 @@ class FaultyFs(pyfuse3.Operations):
                 await self.forget([(entry.st_ino, 1)])
                 return
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def fsyncdir(self, fh: FileHandleT, datasync: bool) -> None:
         os.fsync(fh)
 
@@ -245,35 +246,33 @@ class FaultyFs(pyfuse3.Operations):
 
     # -- files
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def open(self, ino: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        if self.changes_only and self.errno and flags & _CHANGES:
-            raise FUSEError(self.errno)
         return FileInfo(fh=FileHandleT(os.open(self._path(ino), flags & ~_OPENED)))
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def create(
         self, parent: InodeT, name: FileNameT, mode: ModeT, flags: FlagT, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
         fd = os.open(name, flags | os.O_CREAT, mode, dir_fd=self._held[parent])
         return FileInfo(fh=FileHandleT(fd)), self._made(parent, name, ctx)
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def read(self, fh: FileHandleT, offset: int, size: int) -> bytes:
         return os.pread(fh, size, offset)
 
-    @_faulty(changes=True)
+    @_faulty(GROW)
     async def write(self, fh: FileHandleT, offset: int, data: bytes) -> int:
         return os.pwrite(fh, data, offset)
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
         os.fsync(fh)
 
     async def release(self, fh: FileHandleT) -> None:
         os.close(fh)
 
-    @_faulty(changes=False)
+    @_faulty(LOOK)
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         found, answer = os.fstatvfs(self._held[pyfuse3.ROOT_INODE]), StatvfsData()
         for name in (
@@ -332,12 +331,14 @@ class FaultyHome:
         assert entry is not None
         self._dog = Watchdog(entry, self._watch, self.path.with_name("faulty watchdog"))
 
-    def set(self, *, delay: float = 0.0, errno: int = 0, changes_only: bool = False) -> None:
-        """From now on each request takes `delay` seconds, and fails with `errno`, if any;
-        `changes_only`: those that change something."""
+    def set(
+        self, *, delay: float = 0.0, errno: int = 0, kinds: Sequence[str] = (LOOK, CHANGE, GROW)
+    ) -> None:
+        """From now on each request takes `delay` seconds, and fails with `errno`, if any, where it
+        is of these `kinds`."""
         assert self._process is not None
         assert self._process.stdin is not None
-        faults = {"delay": delay, "errno": errno, "changes_only": changes_only}
+        faults = {"delay": delay, "errno": errno, "kinds": list(kinds)}
         self._process.stdin.write(json.dumps(faults).encode() + b"\n")
         self._process.stdin.flush()
         self._await_answer()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmfs.model.states import Facts, Link, State, reason, shown
+from afmfs.model.states import Facts, Link, State, is_trouble, reason, shown
 
 QUIET = Facts(link=Link.UP, touched=True)
 
@@ -126,3 +126,17 @@ def test_reason_says_how_a_contradiction_ends() -> None:
     found = replace(QUIET, needs_resync="a/b: is missing")
     assert reason(found).startswith("a/b: is missing; the next request")
     assert reason(replace(found, auto_resync=False)).startswith("a/b: is missing; `resync`")
+
+
+def test_trouble_is_what_somebody_should_look_at() -> None:
+    for fine in (QUIET, replace(QUIET, pending=3), Facts(), replace(QUIET, stopped=True)):
+        assert not is_trouble(fine)
+    for bad in (
+        replace(QUIET, link=Link.DISCONNECTED),
+        replace(QUIET, link=Link.UNMOUNTED),
+        replace(QUIET, needs_resync="why"),
+        replace(QUIET, pending=1, requeued=1),
+        replace(QUIET, pending=1, slow_s=1.0),
+        replace(QUIET, disk="is full"),
+    ):
+        assert is_trouble(bad)
