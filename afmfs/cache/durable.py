@@ -22,6 +22,7 @@ from afmfs.cache.content import Content
 from afmfs.cache.inode import Inode
 from afmfs.cache.locks import InodeLocks
 from afmfs.cache.store import Store
+from afmfs.model.entry import Op
 
 log = logging.getLogger(__name__)
 
@@ -71,12 +72,25 @@ class Durable:
             disk.met(exc)
             if disk.failed and not self._marked:
                 self._marked = True
+                log.critical("the cache's disk has failed: %s; nothing more is taken", disk.failed)
                 try:
                     with self._store as store:
                         store.put("boot_id", "")
                 except (OSError, sqlite3.Error) as error:  # it takes nothing at all any more
-                    log.error("the cache's disk has failed: %s", error)
+                    log.error("what it may have lost can't be marked: %s", error)
             raise
+
+    def is_doubtful(self, inode: Inode, start: int, end: int) -> bool:
+        """Whether [start, end) holds bytes that no sync has covered. Once one has failed the kernel
+        may have dropped them, and what is read in their place are zeros, or older bytes."""
+        durable = max(self.durable_entry, inode.synced)
+        found = self._store.execute(
+            "SELECT EXISTS (SELECT 1 FROM queue"
+            ' WHERE ino=?1 AND id>?2 AND op=?3 AND start<?5 AND "end">?4)'
+            " OR EXISTS (SELECT 1 FROM fresh WHERE ino=?1 AND start<?5 AND end>?4)",
+            (inode.ino, durable, Op.WRITE, start, end),
+        ).fetchone()
+        return bool(found[0])
 
     async def _flush(self, flush: Callable[[], None]) -> None:
         """Run a flush on the loop thread while this disk is quicker than a hop to another."""

@@ -36,6 +36,7 @@ from afmfs.cache.link import GatewayLink, StartGateway, start_gateway
 from afmfs.cache.listing import Lister
 from afmfs.cache.locks import InodeLocks
 from afmfs.cache.namespace import Namespace, Unread, failed
+from afmfs.cache.opening import opening
 from afmfs.cache.recovery import Recovery
 from afmfs.cache.retire import Retirement
 from afmfs.cache.room import Room, roomy
@@ -355,6 +356,8 @@ class Fileset(Steering):
         """Bytes at `offset`; fewer only at the end. EIO where uncached blocks can't be fetched."""
         self.touched = True
         inode = self._inode(ino)
+        if self.room.failed and self._durable.is_doubtful(inode, offset, offset + size):
+            raise failed(errno.EIO)
         if inode.whole:
             return await self._content.read(inode, offset, size)
         spare = await self._fetcher.ensure(inode, offset, offset + size)
@@ -509,9 +512,10 @@ async def open_fileset(
 
     Refused where home forbids it, or the first mount does not find home.
     """
-    fileset = Fileset(settings, start)
     try:
-        fileset.recover()
+        with opening(settings.cache):
+            fileset = Fileset(settings, start)
+            fileset.recover()
         async with trio.open_nursery() as link:
             fileset.start_link(link)
             try:

@@ -301,7 +301,7 @@ class Room:
         if disk.error:
             return f"the cache's disk: {disk.error}"
         room, refused = disk.room(), time.monotonic() < self._refused_at + SHOWN_S
-        if room.is_full or (room.is_short and refused):
+        if (room.is_full and self.stays) or (room.is_short and refused):
             return f"the cache's disk is full{why}"
         if cached > self.quota.soft and refused:
             return f"cache_size is reached, {cached} of {self.quota.hard} bytes{why}"

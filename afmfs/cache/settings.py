@@ -12,6 +12,7 @@ from pathlib import Path
 
 from afmfs.cache.harm import read_note
 from afmfs.cache.lock import CacheLock
+from afmfs.cache.opening import opening
 from afmfs.cache.store import Store
 from afmfs.errors import Refused, is_damage
 from afmfs.model.blocks import DEFAULT_BLOCK
@@ -48,6 +49,11 @@ def prepare(target: str | None, mountpoint: Path, options: MountOptions) -> Sett
     """Lock the cache and settle what is mounted. Refused, with the way out, where unsafe."""
     point = Path(os.path.abspath(mountpoint))
     cache = choose_cache(point, options)
+    with opening(cache):
+        return _prepare(cache, target, point, options)
+
+
+def _prepare(cache: Path, target: str | None, point: Path, options: MountOptions) -> Settings:
     lock = CacheLock(cache)
     try:
         refuse_damaged(cache)

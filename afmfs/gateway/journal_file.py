@@ -8,11 +8,16 @@ place and says so (`news`), until the cache has taken note (see afmfs/cache/jour
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
 from pathlib import Path
 from typing import NamedTuple
+
+from afmfs.gateway.syscalls import KEEP_SIZE, fallocate
+
+log = logging.getLogger(__name__)
 
 VERSION = 2
 
@@ -140,10 +145,24 @@ def _connect(path: Path) -> sqlite3.Connection:
         script = _SCHEMA if new else "".join(_UPGRADES[n] for n in range(version, VERSION))
         if script:
             db.executescript(f"BEGIN;{script}PRAGMA user_version={VERSION};COMMIT;")
+        _keep_room(path, limit)
         return db
     except BaseException:
         db.close()
         raise
+
+
+def _keep_room(path: Path, size: int) -> None:
+    """Have the log keep its place on the disk, whatever others do: what makes room in a cache is a
+    queue that goes down, and so a journal that can commit. Where that is too much already it does
+    without. (SQLite has no lock on its log: another descriptor of it may be closed.)"""
+    fd = os.open(f"{path}-wal", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fallocate(fd, KEEP_SIZE, 0, size)
+    except OSError as exc:
+        log.debug("the log of %s has no room of its own: %s", path, exc)
+    finally:
+        os.close(fd)
 
 
 def _version(db: sqlite3.Connection, path: Path) -> int:

@@ -18,6 +18,8 @@ _renameat2.argtypes = (
 )
 _syncfs = _libc.syncfs
 _syncfs.argtypes = (ctypes.c_int,)
+_fallocate = _libc.fallocate
+_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 _fstatfs = _libc.fstatfs
 _fstatfs.argtypes = (ctypes.c_int, ctypes.c_void_p)
 _statx = _libc.statx
@@ -31,6 +33,8 @@ _statx.argtypes = (
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2
+
+KEEP_SIZE, PUNCH_HOLE = 1, 2
 
 FUSE_SUPER_MAGIC = 0x65735546
 MSDOS_SUPER_MAGIC = 0x4D44
@@ -53,6 +57,12 @@ def _fail() -> OSError:
 
 def renameat2(dirfd: int, name: bytes, dirfd2: int, name2: bytes, flags: int) -> None:
     if _renameat2(dirfd, name, dirfd2, name2, flags) != 0:
+        raise _fail()
+
+
+def fallocate(fd: int, mode: int, start: int, length: int) -> None:
+    """`mode`: KEEP_SIZE, perhaps with PUNCH_HOLE."""
+    if _fallocate(fd, mode, start, length) != 0:
         raise _fail()
 
 

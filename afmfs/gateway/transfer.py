@@ -8,11 +8,11 @@ shorter than its inode, was damaged: zeros in the place of what it lost must not
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator
 
+from afmfs.gateway.syscalls import KEEP_SIZE, PUNCH_HOLE, fallocate
 from afmfs.gateway.view import Row, Sources, View
 from afmfs.model.blocks import blob_length
 from afmfs.model.ranges import Ranges
@@ -28,12 +28,9 @@ Pulse = Callable[[], None]
 PAGE = bytes(4096)
 """Holes are no smaller than this on any file system."""
 
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _CANNOT = frozenset(
     {errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM, errno.ETXTBSY}
 )
-_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
-_fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
 class BlobError(Exception):
@@ -173,18 +170,22 @@ def make_hole(fd: int, start: int, stop: int, size: int) -> None:
     """
     if start >= stop:
         return
-    inside = min(stop, size)
-    if start < inside and _fallocate(fd, _KEEP_SIZE | _PUNCH_HOLE, start, inside - start) != 0:
-        code = ctypes.get_errno()
-        if code not in (errno.EOPNOTSUPP, errno.ENOSYS):
-            raise OSError(code, os.strerror(code))
-        position = start
-        while position < inside:
-            count = min(len(_ZEROS), inside - position)
-            write_all(fd, _ZEROS[:count], position)
-            position += count
+    if start < size:
+        _clear(fd, start, min(stop, size))
     if stop > size:
         os.ftruncate(fd, stop)
+
+
+def _clear(fd: int, start: int, stop: int) -> None:
+    try:
+        fallocate(fd, KEEP_SIZE | PUNCH_HOLE, start, stop - start)
+    except OSError as exc:
+        if exc.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        while start < stop:
+            count = min(len(_ZEROS), stop - start)
+            write_all(fd, _ZEROS[:count], start)
+            start += count
 
 
 _ZEROS = memoryview(bytes(1 << 20))

@@ -57,6 +57,8 @@ def away(home: Path, mount: Mount) -> None:
     """Home is taken away; what was listed before stays to be worked with."""
     os.listdir(mount.point)  # what was never looked into needs home
     home.rename(home.with_name("away"))
+    (mount.point / "notice").touch()
+    (mount.point / ".afm/control").write_text("flushPending")  # it is missed at once
     mount.await_state("Unmounted")
 
 
