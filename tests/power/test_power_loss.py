@@ -1,0 +1,183 @@
+"""Power is cut: under the cache, under home, under both, at any moment, and again in the recovery.
+
+A program works in a real mount whose cache and home lie on recorded disks (`recorder`, `disks`).
+For each of some moments the disks are made as they may be after a cut (`cuts`), mounted (ext4
+replays its journal), the cache is opened on them, and looked at: it serves, what was fsynced is
+there, every byte is one that was written (`history`), and after a flush home is equal, with nothing
+found to be wrong there.
+
+What this can't show: a disk that lies about its flushes or damages what it did not write, another
+file system than ext4 in its default mode (data=ordered), and a server that loses what it has
+acknowledged while the mount of it lives on (as NFS, which would say so by its verifier): home's
+server restarts here as another mount at the same path.
+
+AFMFS_ROUNDS sets how many lives of the program each test records (1), AFMFS_SEED which.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness.disks import needs_root
+from tests.harness.mounting import Mount
+from tests.power.aftermath import LOST, check_home, engine_on, examine, seen
+from tests.power.cuts import MANNERS
+from tests.power.disks import Disks
+from tests.power.history import Found
+from tests.power.program import Program
+from tests.power.recording import FIRST_CACHE, Cut, Recording, tree
+
+ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
+SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
+
+STEPS = 250
+CUTS = 10
+WATCH_SECONDS = 240.0
+
+pytestmark = [
+    pytest.mark.mounted,
+    needs_root,
+    pytest.mark.parametrize("number", range(ROUNDS)),
+]
+
+
+@pytest.fixture
+def dice(number: int) -> random.Random:
+    print(f"again: AFMFS_SEED={SEED} AFMFS_ROUNDS={ROUNDS}")
+    return random.Random(SEED * 1000 + number)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    with Disks(tmp_path / "disks", WATCH_SECONDS) as disks:
+        yield Recording(tmp_path, disks)
+
+
+def fill(root: Path, dice: random.Random) -> Found:
+    """What home has before: files of several blocks."""
+    found: Found = {"d": None}
+    (root / "d").mkdir(parents=True)
+    for number in range(8):
+        path = f"d/h{number}" if number % 2 else f"h{number}"
+        found[path] = data = dice.randbytes(dice.randrange(50_000))
+        (root / path).write_bytes(data)
+    return found
+
+
+class Life:
+    """A program's life in a mount, recorded."""
+
+    def __init__(self, recording: Recording, dice: random.Random) -> None:
+        self.recording, self.dice = recording, dice
+        home = fill(recording.base / "fill", dice)
+        recording.start(recording.base / "fill")
+        self.mount: Mount = recording.mount(watch=WATCH_SECONDS)
+        history, disks = recording.history, recording.disks
+        self.program = Program(self.mount.point, history, lambda: disks.position, dice)
+        self.program.found(home)
+        recording.begin = disks.position
+
+    def __enter__(self) -> Life:
+        return self
+
+    def __exit__(self, kind: object, *exc: object) -> None:
+        self.recording.end = self.recording.disks.position
+        if kind is not None:
+            print(self.mount.log_tail(100))
+        self.mount.terminate()
+        assert not self.mount.watchdog_fired
+        self.recording.detach()
+
+    def go_on(self, steps: int = STEPS, moments: int = 0) -> Iterator[None]:
+        """Stops at some moments."""
+        chosen = set(self.dice.sample(range(steps), moments))
+        for number in range(steps):
+            self.program.step()
+            if number in chosen:
+                yield
+        assert tree(self.mount.point) == self.recording.history.expected
+
+
+def cut_at(recording: Recording, dice: random.Random) -> Cut:
+    """Both lose power, at any moment of the program's life."""
+    position = dice.randrange(recording.begin, recording.end)
+    return Cut(position, dice.choice(MANNERS), dice.randrange(1 << 30))
+
+
+def test_under_both(
+    recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Life(recording, dice) as life:
+        assert not list(life.go_on())
+    log = recording.disks.log()
+    lost = [examine(recording, log, cut_at(recording, dice)) for _ in range(CUTS)]
+    print(f"steps lost: {lost}")
+    assert caplog.text.count(LOST) == CUTS  # each time the cache has noticed
+    assert sum(lost) > 0  # what no fsync and no durable point follows, is
+
+
+def test_under_the_cache(
+    recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Home goes on: it knows more of the queue than the cache may."""
+    with Life(recording, dice) as life:
+        for _ in life.go_on(moments=CUTS):
+            recording.note_home(life.mount)
+    log = recording.disks.log()
+    for position, until in recording.pauses:
+        manner = dice.choice(MANNERS)
+        examine(recording, log, Cut(position, manner, dice.randrange(1 << 30), until))
+    assert caplog.text.count(LOST) == CUTS
+
+
+def test_under_home(recording: Recording, dice: random.Random) -> None:
+    """The cache goes on: it has forgotten nothing that home has lost."""
+    with Life(recording, dice) as life:
+        for _ in life.go_on(moments=8):
+            recording.cut_home(life.mount, dice.choice(MANNERS), dice.randrange(1 << 30))
+        life.program.settle()
+        status = life.program.status()
+        assert status["state"] == "Active", status["reason"]
+        assert tree(recording.home) == recording.history.expected
+        assert not list(recording.home.glob(".afm/.afmtrash/*"))
+
+
+def test_again_while_it_recovers(
+    recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Life(recording, dice) as life:
+        assert not list(life.go_on())
+    first = cut_at(recording, dice)
+    cache = recording.go_on(recording.disks.log(), first)
+    begin = recording.disks.position
+    engine = engine_on(recording.home, recording.cache_disk)
+    try:
+        engine.start()
+        check_home(engine, seen(engine))
+        end = recording.disks.position
+    finally:
+        engine.stop()
+        recording.detach()
+    log = recording.disks.log()
+    for _ in range(CUTS):
+        position, manner = dice.randrange(begin, end), dice.choice(MANNERS)
+        seed = dice.randrange(1 << 30)
+        cut = Cut(position, manner, seed, cache=cache, told=first.position)
+        examine(recording, log, cut)
+
+
+def test_at_the_first_mount(recording: Recording, dice: random.Random) -> None:
+    """Nothing is promised yet, but that the next mount comes to be."""
+    start = recording.disks.position
+    with Life(recording, dice):
+        pass
+    log = recording.disks.log()
+    for _ in range(CUTS):
+        position = dice.randrange(start, recording.begin)
+        cut = Cut(position, dice.choice(MANNERS), dice.randrange(1 << 30), cache=FIRST_CACHE)
+        examine(recording, log, cut)
