@@ -40,7 +40,7 @@ from afmfs.cache.opening import opening
 from afmfs.cache.recovery import Recovery
 from afmfs.cache.retire import Retirement
 from afmfs.cache.room import Room, roomy
-from afmfs.cache.settings import Settings
+from afmfs.cache.settings import Settings, damaged
 from afmfs.cache.settle import Settlement
 from afmfs.cache.steering import Steering
 from afmfs.cache.store import Store
@@ -48,7 +48,7 @@ from afmfs.cache.trash import TrashDesk
 from afmfs.cache.usage import Usage
 from afmfs.cache.validity import Validity
 from afmfs.cache.xattrs import Xattrs
-from afmfs.errors import Refused
+from afmfs.errors import Refused, is_damage
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.quota import quota
 from afmfs.model.states import Link
@@ -426,11 +426,16 @@ class Fileset(Steering):
         nursery.start_soon(self.room.run)
 
     def recover(self) -> None:
-        """Make the cache fit to be served. Durable on return."""
+        """Make the cache fit to be served. Durable on return. Refused if it is damaged."""
         recovery = Recovery(
             self._store, self._blobs, self._validity, self._namespace, self._retirement
         )
-        unclean = recovery.run()
+        try:
+            unclean = recovery.run()
+        except sqlite3.DatabaseError as exc:
+            if is_damage(exc):
+                raise damaged(self.settings.cache, exc) from exc
+            raise
         self.jobs.reload()
         job = self.jobs.current
         if unclean and (job is None or job.kind != RECOVERY):

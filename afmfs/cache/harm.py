@@ -93,7 +93,7 @@ def event_of(note: Note) -> dict[str, Any]:
 def read_note(cache: Path) -> Note | None:
     """What was noted of a cache. A note that can't be read tells of the worst."""
     try:
-        text = (cache / NOTE).read_text()
+        text = (cache / NOTE).read_bytes()
     except FileNotFoundError:
         return None
     try:

@@ -65,9 +65,13 @@ def _prepare(cache: Path, target: str | None, point: Path, options: MountOptions
     except BaseException as exc:
         lock.close()
         if is_damage(exc):
-            raise Refused(f"{cache}/cache.db is damaged ({exc}){_repair(cache)}") from exc
+            raise damaged(cache, exc) from exc
         raise
     return replace(settings, lock=lock)
+
+
+def damaged(cache: Path, exc: BaseException) -> Refused:
+    return Refused(f"{cache}/cache.db is damaged ({exc}){_repair(cache)}")
 
 
 def refuse_damaged(cache: Path) -> None:

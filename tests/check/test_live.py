@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sqlite3
@@ -65,7 +66,7 @@ def work(point: Path) -> Iterator[None]:
 
 def test_nothing_is_found_beside_work(mount: Mount) -> None:
     with work(mount.point):
-        for _ in range(4):
+        for _ in range(2):
             run = mount.afmctl("check")
             assert (run.stdout, run.stderr, run.returncode) == ("no findings\n", "", 0)
 
@@ -84,3 +85,18 @@ def test_a_missing_blob(mount: Mount) -> None:
     assert (found["kind"], found["path"]) == ("missing blob", "old7")
     assert summary["summary"]["left"] == 1
     assert run.returncode == 4
+    mount.await_state("Stopped")
+    assert "old7: its blob" in mount.status()["reason"]
+    with pytest.raises(OSError) as caught:
+        (mount.point / "new").write_bytes(b"x")
+    assert caught.value.errno == errno.EROFS
+    assert len((mount.point / "old8").read_bytes()) == 3 * BLOCK + 8
+    run = mount.afmctl("start")
+    assert run.returncode == 1
+    assert "check --repair" in run.stderr
+    mount.unmount()
+    assert mount.afmctl("check", "--repair", device=mount.cache).returncode == 1
+    mount.mount("none")
+    (mount.point / "new").write_bytes(b"x")
+    assert (mount.point / "old7").read_bytes() == (mount.home / "old7").read_bytes()
+    mount.checks = True
