@@ -125,17 +125,23 @@ class Examiner:
         return self.work.view.row(ino) is None
 
     def _own_first(self, row: Row, names: list[Seen]) -> list[Seen]:
-        """The names of a file with nothing cached: one that leads to it, or may, comes first. It
-        may not where it leads to a file that the cache knows as another one, and that has its name
-        still: somebody has linked it there; nor to one that is closed to who may open ours."""
+        """The names of a file with nothing cached: one that leads to it, or may, comes first; of
+        these, one of the object that it was, though of another version. It may not where it leads
+        to a file that the cache knows as another one, and that has its name still: somebody has
+        linked it there; nor to one that is closed to who may open ours."""
         first = names[0]
         if first.found is None or (first.found.known and not self.work.view.is_lost(row.ino)):
             return names  # one that is lost may have become another's
         files = [seen for seen in names if seen.st is not None and stat.S_ISREG(seen.st.st_mode)]
+        files.sort(key=lambda seen: not self._has_own_number(row, seen))
         for seen in files:
             if not self._is_another(row, seen, names):
                 return [seen, *(other for other in names if other is not seen)]
         return [first._replace(found=first.found._replace(another=bool(files))), *names[1:]]
+
+    def _has_own_number(self, row: Row, seen: Seen) -> bool:
+        stamps = expected(self.work.view, self.work.progress, row.ino)
+        return seen.st is not None and any(stamp.ino == seen.st.st_ino for stamp in stamps)
 
     def _is_another(self, row: Row, seen: Seen, names: list[Seen]) -> bool:
         st, work = seen.st, self.work

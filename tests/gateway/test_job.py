@@ -301,6 +301,22 @@ def test_one_of_two_names_is_of_another_type(mount: FakeMount) -> None:
     assert (mount.home / "f").read_bytes() == b"another version"
 
 
+def test_one_of_two_names_is_another_file_and_the_other_one_was_changed(mount: FakeMount) -> None:
+    """The one that is still the same object is the file, whatever it holds by now."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    start(mount)
+    (mount.home / "f").unlink()
+    (mount.home / "f").write_bytes(b"somebody's")
+    (mount.home / "g").write_bytes(b"another version")
+    assert resync(mount) == {ino: "adopted"}
+    assert (mount.home / "f").read_bytes() == b"another version"
+    assert (mount.home / "f").samefile(mount.home / "g")
+    assert [path.read_bytes() for path in moved(mount)] == [b"somebody's"]
+
+
 def test_a_name_that_home_has_lost_of_a_file_that_it_has(mount: FakeMount) -> None:
     (mount.home / "f").write_bytes(DATA)
     (mount.home / "g").hardlink_to(mount.home / "f")
