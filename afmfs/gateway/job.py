@@ -106,7 +106,7 @@ class Jobs:
         job = priority.job
         if job is None or priority.phase == DONE:
             return False
-        if priority.phase == WAITING and (priority.next_try() or 0) > time.time_ns():
+        if priority.phase == WAITING and is_early(priority.next_try() or 0, time.time_ns()):
             return False
         try:
             self._step(job)

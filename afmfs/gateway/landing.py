@@ -21,17 +21,6 @@ from afmfs.gateway.work import Failed
 from afmfs.model import remedies
 from afmfs.model.action import Content, Exchange, Push
 
-BACK_OFF_S = 1.0
-MOST_BACK_OFF_S = 300.0
-"""Pauses before what home refuses is tried again double from the one to the other."""
-
-_NS = 10**9
-
-
-def pause_ns(tries: int) -> int:
-    """How long to wait after so many attempts."""
-    return int(min(BACK_OFF_S * 2 ** min(tries - 1, 20), MOST_BACK_OFF_S) * _NS)
-
 
 @dataclass(slots=True)
 class Landing:

@@ -235,10 +235,8 @@ class Priority:
 
     def next(self, rows: int, most_bytes: int, now_ns: int) -> list[Due]:
         """The next rows to execute: some that were begun, alone, or else some that were not."""
-        begun = self._select(
-            "verdict IS NOT NULL AND (next_try_ns IS NULL OR next_try_ns<=?)", now_ns, rows
-        )
-        found = begun or self._select("verdict IS NULL AND ifnull(next_try_ns,0)<=?", now_ns, rows)
+        found = self._select("verdict IS NOT NULL", now_ns, rows)
+        found = found or self._select("verdict IS NULL", now_ns, rows)
         chosen: list[Due] = []
         total = 0
         for due in found:
@@ -249,8 +247,11 @@ class Priority:
         return chosen
 
     def _select(self, where: str, now_ns: int, limit: int) -> list[Due]:
+        """Rows that need not wait (`is_early`)."""
         rows = self._journal.query(
-            f"SELECT {_DUE} FROM priority WHERE {where} ORDER BY n LIMIT ?", (now_ns, limit)
+            f"SELECT {_DUE} FROM priority"
+            f" WHERE {where} AND (ifnull(next_try_ns,0)<=? OR next_try_ns>?) ORDER BY n LIMIT ?",
+            (now_ns, now_ns + MOST_NS, limit),
         )
         return [
             Due(n, ino, size, text and Decision.load(text), tries or 0, since or 0)

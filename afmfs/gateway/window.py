@@ -71,7 +71,7 @@ class Window:
 
     def pick(self, now_ns: int) -> Pick | Waiting:
         requeued = self._journal.requeued()
-        late = {i: r for i, r in requeued.items() if r.next_try_ns > now_ns}
+        late = {i: r for i, r in requeued.items() if is_early(r.next_try_ns, now_ns)}
         # Each batch in doubt by itself, as it was cut (doubt-cut): merged, it might do harm.
         executed = self._progress.executed  # and not recorded yet: in flight, and in no doubt
         flights = [[i for i in ids if not executed(i)] for ids in self._journal.flights().values()]
