@@ -27,7 +27,7 @@ def small_home(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_home(tmp_path: Path, small_home: Path) -> None:
-    mount = FakeMount(tmp_path / "cache", small_home)
+    mount = FakeMount(tmp_path / "cache", small_home, flush_threads=1)  # one after the other
     try:
         big = mount.make(b"big", os.urandom(2 << 20))
         mount.link(big, b"big too")
