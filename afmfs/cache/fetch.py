@@ -196,6 +196,9 @@ class Fetcher:
                 raise failed(errno.EIO)
             if reply["errno"]:
                 raise failed(reply["errno"])
+            length = reply.get("length")
+            if len(fds) != 1 or length is None or length > end - start:
+                raise failed(errno.EIO)  # what was not asked for may be void
             await self._take(inode, flight, start, reply, fds[0])
         finally:
             close_all(fds)

@@ -295,7 +295,10 @@ class GatewayLink:
                 log.error("gateway: %s", exc)
                 close_all(fds)
                 continue
-            self._take(message, fds, nursery)
+            try:
+                self._take(message, fds, nursery)
+            except Exception:
+                self._unforeseen(message)
 
     def _take(self, message: Message, fds: list[int], nursery: trio.Nursery) -> None:
         kind = message["type"]
@@ -346,6 +349,13 @@ class GatewayLink:
             await self.handlers[message["type"]](message)
         except (OSError, sqlite3.Error) as exc:
             log.error("%s: %s", message["type"], exc)
+        except Exception:
+            self._unforeseen(message)
+
+    def _unforeseen(self, message: Message) -> None:
+        """The mount goes on, and tries it with another gateway: this one waits for an answer."""
+        log.exception("gateway: a %s message can't be dealt with", message["type"])
+        self.kill()
 
     def _set_link(self, link: LinkState, reason: str, hint: str) -> None:
         self.home.link, self.home.reason, self.home.hint = link, reason, hint
@@ -390,7 +400,7 @@ class GatewayLink:
     def kill(self) -> None:
         """End a gateway that holds up the cache; the next one starts by itself."""
         if self.process is not None:
-            log.error("gateway %d does not answer and is killed", self.process.pid)
+            log.error("gateway %d is killed", self.process.pid)
             self.process.kill()
 
 

@@ -21,6 +21,7 @@ from afmfs.cache.link import GatewayLink
 from afmfs.cache.namespace import Namespace, failed
 from afmfs.cache.store import Store
 from afmfs.gateway.protocol import close_all
+from afmfs.model.paths import is_name
 
 ROW = 4096
 """What one entry adds to the log, about, at most."""
@@ -85,9 +86,12 @@ class Lister:
     def enter(self, directory: Inode, row: list[Any]) -> bool:
         """One entry of home, in the caller's transaction; whether it is a directory."""
         name, mode, uid, gid, size, atime, mtime, ctime, home_ino, nlink, rdev, target, xattrs = row
+        if not is_name(name):
+            raise failed(errno.EIO)  # no home has it
         is_dir, is_file = stat.S_ISDIR(mode), stat.S_ISREG(mode)
         stamp = (size, mtime, home_ino)
         linked = self._linked(stamp) if home_ino and nlink > 1 and not is_dir else None
+        made = linked is None
         if linked is None:
             linked = self._store.add(
                 Inode(
@@ -104,7 +108,13 @@ class Lister:
                 )
             for key, value in xattrs or ():
                 self._store.execute("INSERT INTO xattr VALUES (?,?,?)", (linked.ino, key, value))
-        self._namespace.enter(directory.ino, name, linked.ino)
+        try:
+            self._namespace.enter(directory.ino, name, linked.ino)
+        except FileExistsError:
+            # Home has told of it twice, as somebody moved it over the one that was read before.
+            if made:
+                self._store.delete(linked)
+            return False
         return is_dir
 
     def _linked(self, stamp: tuple[int, int, int]) -> Inode | None:

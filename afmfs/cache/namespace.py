@@ -25,8 +25,8 @@ NOREPLACE, EXCHANGE = 1, 2
 
 DIRECTORY_SIZE = 4096
 SLOTS = 8
-_ENTER = "INSERT INTO dentry VALUES (?,?,?,?)"
 _ENTER = "INSERT OR IGNORE INTO dentry VALUES (?,?,?,?)"
+_AT = "SELECT name FROM dentry WHERE parent=? AND cookie=?"
 _PAGE = (
     f"SELECT {', '.join('i.' + column for column in INODE_COLUMNS.split(', '))}, d.cookie, d.name"
     " FROM dentry d JOIN inode i ON i.ino = d.ino"
@@ -102,11 +102,14 @@ class Namespace:
     # -- rows of the directory tree, in the caller's transaction ---------------------------------
 
     def enter(self, parent: int, name: bytes, ino: int) -> None:
-        """Put a name into a directory where it is not."""
+        """Put a name into a directory where it is not. EEXIST if it is there all the same."""
         first = cookie(name)
         for place in range(first, first + SLOTS):
             if self._store.execute(_ENTER, (parent, place, name, ino)).rowcount == 1:
                 return
+            there = self._store.execute(_AT, (parent, place)).fetchone()
+            if there[0] == name:
+                raise failed(errno.EEXIST)
         raise failed(errno.ENOSPC)  # nine names of one 62-bit hash in one directory
 
     def _leave(self, parent: int, row: tuple[int, int]) -> None:

@@ -11,12 +11,15 @@ Names and link targets are bytes. Text is UTF-8 with surrogates for bytes that a
 from __future__ import annotations
 
 import array
+import math
 import os
 import socket
 from collections.abc import Iterable
 from typing import Any
 
 import msgpack
+
+from afmfs.model.resync import Kind
 
 LIMIT = 128 << 10
 """Bytes of a message. What is longer (a listing, fetched data) travels in a memfd."""
@@ -96,6 +99,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "stamp": _OPT_DICT,
     "length": _OPT_INT,
     "count": _OPT_INT,
+    "hint": _OPT_STR,
     "latency_ms": (int, float, type(None)),
     "statvfs": _OPT_DICT,
     "job": _OPT_DICT,
@@ -146,17 +150,58 @@ def check(message: object) -> None:
             raise ProtocolError(f"a {kind!r} message with a field that is no name")
         if name not in required and name in _OPTIONAL:
             _check_type(kind, name, value, _OPTIONAL[name])
+    _check_parts(kind, message)
 
 
 def _check_type(kind: str, name: str, value: object, types: tuple[type, ...]) -> None:
     fits = isinstance(value, types) and not (isinstance(value, bool) and bool not in types)
     if not fits:
         raise ProtocolError(f"a {kind!r} message whose {name!r} is a {type(value).__name__}")
-    if name in _SIZES and isinstance(value, int) and not 0 <= value < 1 << 63:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ProtocolError(f"a {kind!r} message whose {name!r} is {value}")
+    if name in _NUMBERS and isinstance(value, int) and not 0 <= value < 1 << 63:
         raise ProtocolError(f"a {kind!r} message whose {name!r} is {value}")
 
 
-_SIZES = frozenset({"rid", "ino", "start", "end", "through", "seq", "id", "length", "block_size"})
+def _check_parts(kind: str, message: Message) -> None:
+    """Of the maps in a message, what the receivers go by."""
+    for name, parts in _PARTS.items():
+        inner = message.get(name)
+        if not isinstance(inner, dict):
+            continue
+        for part, types in parts.items():
+            if part in inner:
+                _check_type(kind, part, inner[part], types)
+            elif name != "tunables":
+                raise ProtocolError(f"a {kind!r} message whose {name!r} has no {part!r}")
+    if kind == "away" and message["state"] not in AWAY:
+        raise ProtocolError(f"an 'away' message of state {message['state'][:40]!r}")
+    job = message.get("job")
+    if isinstance(job, dict) and job["kind"] not in _JOBS:
+        raise ProtocolError(f"a {kind!r} message of a job {job['kind'][:40]!r}")
+
+
+_PARTS: dict[str, dict[str, tuple[type, ...]]] = {
+    "stamp": {"size": _INT, "mtime": _INT, "ino": _OPT_INT},
+    "home_st": dict.fromkeys(
+        ("mode", "uid", "gid", "nlink", "size", "atime", "mtime", "ctime"), _INT
+    )
+    | {"ino": _OPT_INT},
+    "job": {"id": _INT, "kind": _STR, "bound": _INT},
+    "journal": {"id": _STR, "turn": _INT, "seq": _INT},
+    "tunables": {"async_delay_s": (int, float), "flush_threads": _INT, "home_sync": _STR},
+}
+
+AWAY = frozenset({"Disconnected", "Unmounted"})
+"""States of a home that is away."""
+
+_JOBS = frozenset(Kind)
+
+_NUMBERS = frozenset(
+    {"rid", "ino", "start", "end", "through", "seq", "id", "length", "block_size", "count"}
+    | {"counter", "num_exec", "executing", "requeued", "begun", "turn", "errno", "size", "job"}
+)
+"""Fields that are never negative, and fit into a column of a database."""
 
 
 def send(sock: socket.socket, message: Message, fds: Iterable[int] = ()) -> None:

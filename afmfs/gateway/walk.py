@@ -6,6 +6,8 @@ import errno
 import os
 import threading
 from collections import OrderedDict, deque
+
+from afmfs.model.paths import is_name
 from collections.abc import Callable
 
 Path = tuple[bytes, ...]
@@ -16,12 +18,11 @@ PINNED = 8
 """A descriptor stays open until its thread has asked for this many more."""
 
 _WALK = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-_NO_NAMES = frozenset({b"", b".", b".."})
 
 
 def check_name(name: bytes) -> None:
-    """Refuse what is no single component: an absolute name would leave home altogether."""
-    if name in _NO_NAMES or b"/" in name:
+    """EINVAL for what is no name."""
+    if not is_name(name):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), name)
 
 

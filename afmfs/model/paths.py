@@ -1,6 +1,13 @@
-"""Paths of any bytes as text that JSON can hold."""
+"""Names and paths of any bytes: which are names, and paths as text that JSON can hold."""
 
 from __future__ import annotations
+
+_NO_NAMES = frozenset({b"", b".", b".."})
+
+
+def is_name(name: bytes) -> bool:
+    """Whether it is a single component of a path: an absolute name would leave home altogether."""
+    return name not in _NO_NAMES and b"/" not in name
 
 
 def path_fields(field: str, path: bytes | None) -> dict[str, str | None]:
