@@ -127,7 +127,8 @@ class Writer(Deeds):
             if wanted.startswith(found) and self.mount_died(epoch, LATE):
                 epoch = self.epoch()  # it was killed between two requests of one read
                 continue
-            at = next((n for n, pair in enumerate(zip(found, wanted)) if pair[0] != pair[1]), -1)  # noqa: B905
+            pairs = enumerate(zip(found, wanted, strict=False))
+            at = next((n for n, (seen, due) in pairs if seen != due), -1)
             raise Broken(f"{path}: {len(found)} of {len(wanted)} bytes, byte {at} is another")
 
     def mount_died(self, epoch: str, seconds: float) -> bool:

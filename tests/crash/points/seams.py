@@ -121,7 +121,7 @@ def _see_creations(board: Board) -> None:
     def opened(path: Any, flags: int, *words: Any, **named: Any) -> int:
         return (made if flags & os.O_CREAT else call)(path, flags, *words, **named)
 
-    os.open = opened  # type: ignore[assignment]
+    os.open = opened
 
 
 def _name_transactions(board: Board) -> None:
@@ -207,10 +207,10 @@ def _name_journal_changes(board: Board) -> None:
         finally:
             inside.name = ""
 
-    Journal._transaction = transaction  # type: ignore[method-assign]
     for name in names.JOURNAL:
         setattr(Journal, name, named(name, getattr(Journal, name)))
-    Journal.transaction = of_others  # type: ignore[method-assign]
+    for name, change in (("_transaction", transaction), ("transaction", of_others)):
+        setattr(Journal, name, change)
 
 
 def _let_rare_things_happen() -> None:
@@ -221,4 +221,4 @@ def _let_rare_things_happen() -> None:
     checkpoint.POLL_S = 0.05
     blobs.OPEN_BLOBS = 6
     store.INODES_IN_MEMORY = 24
-    link.RESTART_S = (0.02,)
+    link.RESTART_S = (0.02,) * len(link.RESTART_S)  # type: ignore[assignment]
