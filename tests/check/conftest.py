@@ -1,8 +1,7 @@
-"""A harmed cache for each test; made once, copied for each."""
+"""A cache for each test, to be harmed."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +15,3 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
     made = Scene(tmp_path)
     yield made
     made.engine.stop()
-
-
-# The repair is being written: these run where AFMFS_CHECK is set.
-collect_ignore_glob = [] if "AFMFS_CHECK" in os.environ else ["test_*.py"]

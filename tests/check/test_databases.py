@@ -12,7 +12,7 @@ from afmfs.cache.check.run import Mending
 from afmfs.errors import Refused
 from tests.check.scene import EXPECTED, HOME, INSIDE, Scene
 
-PAGES = int(os.environ.get("AFMFS_PAGES", "12"))
+PAGES = int(os.environ.get("AFMFS_PAGES", "5"))
 """How many of the pages of cache.db are damaged in turn; 0: all of them."""
 
 

@@ -69,9 +69,6 @@ def test_nothing_is_found_beside_work(mount: Mount) -> None:
         for _ in range(2):
             run = mount.afmctl("check")
             assert (run.stdout, run.stderr, run.returncode) == ("no findings\n", "", 0)
-
-
-def test_it_is_not_repaired(mount: Mount) -> None:
     run = mount.afmctl("check", "--repair")
     assert run.returncode == 8
     assert f"umount {mount.point}" in run.stderr

@@ -57,25 +57,26 @@ def test_lost_entries_that_were_not_counted_either(scene: Scene) -> None:
     assert_all_at_home(scene)
 
 
-@pytest.mark.parametrize(
-    "columns",
-    [
-        "77, 1, 1, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0",
-        "6, 20, 32768, NULL, NULL, NULL, NULL, NULL, 9, 9, 0, 0",
-        "6, 20, 5, NULL, NULL, NULL, NULL, NULL, 0, 9, 0, 0",
-        "6, 20, 32768, NULL, NULL, NULL, NULL, NULL, 'x', 9, 0, 0",
-        "1, 20, 32768, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0",
-        "4, 20, 32768, 1, x'61', NULL, NULL, NULL, 0, 0, 0, 0",
-        "5, 20, 32768, 1, x'61', 1, x'62', NULL, 0, 0, 0, 0",
-        "3, 20, 32768, 1, 'text', NULL, NULL, NULL, 0, 0, 0, 0",
-    ],
+SENSELESS = (
+    "77, 1, 1, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0",
+    "6, 20, 32768, NULL, NULL, NULL, NULL, NULL, 9, 9, 0, 0",
+    "6, 20, 5, NULL, NULL, NULL, NULL, NULL, 0, 9, 0, 0",
+    "6, 20, 32768, NULL, NULL, NULL, NULL, NULL, 'x', 9, 0, 0",
+    "1, 20, 32768, NULL, NULL, NULL, NULL, NULL, 0, 0, 0, 0",
+    "4, 20, 32768, 1, x'61', NULL, NULL, NULL, 0, 0, 0, 0",
+    "5, 20, 32768, 1, x'61', 1, x'62', NULL, 0, 0, 0, 0",
+    "3, 20, 32768, 1, 'text', NULL, NULL, NULL, 0, 0, 0, 0",
 )
-def test_entries_that_make_no_sense(scene: Scene, columns: str) -> None:
+"""Rows of the queue, without their numbers."""
+
+
+def test_entries_that_make_no_sense(scene: Scene) -> None:
     scene.sql(
-        f"INSERT INTO queue VALUES (700, {columns})",
-        "UPDATE counters SET queue_length=queue_length+1",
+        *(f"INSERT INTO queue VALUES ({700 + n}, {row})" for n, row in enumerate(SENSELESS)),
+        f"UPDATE counters SET queue_length=queue_length+{len(SENSELESS)}",
     )
-    assert "bad entry" in kinds(scene)
+    bad = [one.detail["entry"] for one in scene.found() if one.kind == "bad entry"]
+    assert bad == [*range(700, 700 + len(SENSELESS))]
     scene.mend()
     scene.assert_serves()
     assert_all_at_home(scene)
