@@ -40,7 +40,7 @@ EVENTS = {
     "afmTrashEmptied": "home's trash was emptied, as an administrator wanted",
     "afmEvictEnd": "an eviction down to a limit is done",
     "afmJournalLost": "gateway.db was lost, damaged or an old copy; a recovery follows",
-    "afmDamaged": "a check found that bytes of a file are lost; what is left of it was kept",
+    "afmDamaged": "the cache is damaged, till a repair; or what a repair could not save",
     "afmGatewayEnded": "the gateway process died, and is started again",
     "afmCallbackFailed": "a callback's program failed, took too long, or could not be run",
     "afmFilesetExpired": "the cached data of a read-only fileset expired (from when that exists)",
