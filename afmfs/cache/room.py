@@ -111,7 +111,7 @@ class Room:
         self.evicted = Evicted()
         self.stays = ""  # why no more could be freed in the last round, or ''
         self._refused_at = -SHOWN_S
-        self._said, self._said_at = "", 0.0
+        self._said = ""
         self._wanted, self._news = trio.Event(), trio.Event()
         self._asked, self._need = False, 0
         self._freed = self._rounds = 0
@@ -149,8 +149,7 @@ class Room:
             except (OSError, sqlite3.Error) as exc:
                 if not is_full(exc):
                     raise
-        self._refused_at = time.monotonic()
-        raise failed(errno.ENOSPC)
+        raise self._refuse()
 
     async def make(self, need: int = 0, *, patient: bool = False) -> bool:
         """Whether there may be room now for so many bytes more. With `patient`, home is waited
@@ -191,7 +190,7 @@ class Room:
             try:
                 await self._round(need, asked=asked)
             except (Refused, OSError, sqlite3.Error) as exc:
-                self._say(str(exc))
+                self.stays = str(exc)
             self._busy, self._resting = False, self._freed == freed
             self._rounds += 1
             self._tell()
@@ -203,12 +202,12 @@ class Room:
         if asked and not crowded and not any(lacking):
             lacking = Lacking(max(need, LEAST), 1)
         if not crowded and not any(lacking):
-            self._say("")
+            self.stays = ""
             return
         if any(lacking):
             await self._free_log()
         if not self._allowed():
-            self._say("auto_eviction is off")
+            self.stays = "auto_eviction is off"
             return
         if why := self._evictions.forbidden():
             raise Refused(why)
@@ -218,7 +217,7 @@ class Room:
             enough = await self._shrink(max(0, min(quota.low, quota.hard - need)))
         if any(lacking):
             enough = await self._clear(lacking) and enough
-        self._say("" if enough else "nothing is cached that home has as well")
+        self.stays = "" if enough else "nothing is cached that home has as well"
         if not enough and self._replay.drains():
             self._replay.hasten()
 
@@ -280,12 +279,13 @@ class Room:
         self._news.set()
         self._news = trio.Event()
 
-    def _say(self, why: str) -> None:
-        now = time.monotonic()
-        if why and (why != self._said or now > self._said_at + SHOWN_S):
-            log.warning("no room can be made in the cache: %s", why)
-            self._said, self._said_at = why, now
-        self.stays = why
+    def _refuse(self) -> OSError:
+        """Something is refused: told in the log, but not each time."""
+        now, why = time.monotonic(), self.stays or "others have it"
+        if why != self._said or now > self._refused_at + SHOWN_S:
+            log.warning("there is no room in the cache: %s", why)
+        self._said, self._refused_at = why, now
+        return failed(errno.ENOSPC)
 
     # -- telling ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.mounting import Mount
+from tests.harness.mounting import Mount, wait_until
 
 
 class Files:
@@ -53,12 +53,23 @@ def taken(call: Callable[[int], None]) -> int:
     raise AssertionError("there is always room")
 
 
+def say(mount: Mount, command: str) -> None:
+    """A control command, without a process for it."""
+    (mount.point / ".afm/control").write_text(command)
+
+
+def flush(mount: Mount) -> None:
+    """Everything queued so far is at home when this returns."""
+    say(mount, "flushPending")
+    wait_until(lambda: not mount.status()["queue_length"], 60, "all is at home")
+
+
 def away(home: Path, mount: Mount) -> None:
     """Home is taken away; what was listed before stays to be worked with."""
     os.listdir(mount.point)  # what was never looked into needs home
     home.rename(home.with_name("away"))
     (mount.point / "notice").touch()
-    (mount.point / ".afm/control").write_text("flushPending")  # it is missed at once
+    say(mount, "flushPending")  # it is missed at once
     mount.await_state("Unmounted")
 
 

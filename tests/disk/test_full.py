@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import MakeDisk, MountOn
-from tests.disk.scene import Files, away, back, taken
+from tests.disk.scene import Files, away, back, flush, say, taken
 from tests.harness.disks import needs_root
 from tests.harness.mounting import wait_until
 
@@ -35,10 +35,10 @@ def test_full_while_home_is_away(
     files.check(mount.point)
     assert files.until_full() == errno.ENOSPC  # and not, at some time, something worse
     back(home, mount)
-    mount.flush()
+    flush(mount)
     files.check(home)
     files.write(60)  # what home has by now makes room
-    mount.flush()
+    flush(mount)
     files.check(home)
     files.check(mount.point)
     wait_until(lambda: not mount.status()["reason"], 10, "all is well")
@@ -51,7 +51,7 @@ def test_more_than_the_disk_holds_while_home_is_up(
     mount = mount_on(disks("48M"), "async_delay=1000")
     files = Files(mount, 1_000_000)
     files.write(100)
-    mount.flush()
+    flush(mount)
     files.check(home)
     files.check(mount.point)  # two thirds of it come from home
     assert mount.status()["evicted_bytes"] > 50_000_000
@@ -61,7 +61,7 @@ def test_names_alone(home: Path, disks: MakeDisk, mount_on: MountOn) -> None:
     """Names are refused while the databases can still commit: so the queue goes down, and that is
     what makes room for more."""
     mount = mount_on(disks("8M"), "async_delay=1")
-    mount.afmctl("stop")
+    say(mount, "stop")
     os.mkdir(mount.point / "x")
 
     def name(number: int) -> Path:
@@ -73,14 +73,14 @@ def test_names_alone(home: Path, disks: MakeDisk, mount_on: MountOn) -> None:
     moved = taken(lambda number: name(number).rename(mount.point / f"moved {number}"))
     for number in range(moved, moved + 50):
         name(number).rmdir()
-    mount.afmctl("start")
-    mount.flush()
+    say(mount, "start")
+    flush(mount)
     there = {name for name in os.listdir(home) if name != ".afm"}
     assert there == set(os.listdir(mount.point))
     assert len(there) == 1 + made - 50
     for number in range(200):
         (mount.point / f"another {number}").mkdir()
-    mount.flush()
+    flush(mount)
     assert len(os.listdir(mount.point)) == len(there) + 200
 
 
@@ -90,7 +90,7 @@ def test_somebody_else_fills_the_disk(home: Path, disks: MakeDisk, mount_on: Mou
     mount = mount_on(disk, "async_delay=1")
     files = Files(mount, 50_000)
     files.write(20)
-    mount.flush()
+    flush(mount)
     foreign = disk.fill()
     assert disk.free < 4096
     files.check(mount.point)
@@ -99,6 +99,6 @@ def test_somebody_else_fills_the_disk(home: Path, disks: MakeDisk, mount_on: Mou
     assert "disk is full" in mount.status()["reason"]
     foreign.unlink()
     files.write(20)
-    mount.flush()
+    flush(mount)
     files.check(home)
     wait_until(lambda: not mount.status()["reason"], 10, "all is well")

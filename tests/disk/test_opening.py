@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import MakeDisk, MountOn
-from tests.disk.scene import Files, away, back
+from tests.disk.scene import Files, away, back, flush
 from tests.harness.disks import Disk, needs_root
 from tests.harness.mounting import Mount, MountFailed, wait_until
 
@@ -69,7 +69,7 @@ def test_no_room_to_open_it(
     foreign.unlink()
     mount.mount("none")
     back(home, mount)
-    mount.flush()
+    flush(mount)
     files.check(home)
 
 
@@ -89,5 +89,5 @@ def test_read_only(home: Path, disks: MakeDisk, mount_on: MountOn) -> None:
     assert "Dirty" in mount.afmctl("getstate", device=mount.cache).stdout
     assert disk.remount("rw")
     mount.mount("none")
-    mount.flush()
+    flush(mount)
     files.check(home)

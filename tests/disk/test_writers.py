@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import MakeDisk, MountOn
+from tests.disk.scene import flush
 from tests.disk.writers import Writer, writers
 from tests.harness.disks import needs_root
 from tests.harness.mounting import wait_until
@@ -61,7 +62,7 @@ def test_writers(
             await_more(tried, found, "work, or refusals, with home away")
             home.with_name("away").rename(home)
             await_more(done, found, "work again")
-    mount.flush()
+    flush(mount)
     for one in found:
         one.check(home / one.place.name)
         one.check(mount.point / one.place.name)
