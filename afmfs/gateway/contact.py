@@ -141,19 +141,21 @@ class Contact:
                 return  # of an earlier connection
             self._connection = None
             self._away = trouble
+            if not isinstance(trouble, Remounted):
+                self._tell_away(trouble)
             self._probe_now = True
             self._changed.notify_all()
-        if not isinstance(trouble, Remounted):
-            self._tell_away(trouble)
 
     def _tell_away(self, trouble: HomeAway) -> None:
         message: Message = {"type": "away", "state": trouble.state, "reason": trouble.reason}
         self._tell(message)
 
     def _tell(self, message: Message) -> None:
-        if message != self._told:
-            self._told = message
-            self._send(message)
+        """Sent under the lock: what is said last must be what came last, as it is not repeated."""
+        with self._changed:
+            if message != self._told:
+                self._told = message
+                self._send(message)
 
     # -- the prober ------------------------------------------------------------------------------
 
@@ -199,10 +201,12 @@ class Contact:
         with self._changed:
             self._connection, self._properties = connection, connection.properties
             self._mount = connection.mount
-        self._tell_connected(connection, st)
+            self._tell_connected(connection, st)
+        self.up_again()
         return True
 
     def _tell_connected(self, connection: Connection, st: os.stat_result) -> None:
+        """With the lock held."""
         self._away = self._told = None
         self._send(
             {
@@ -212,7 +216,6 @@ class Contact:
                 "home_st": _map(st),
             }
         )
-        self.up_again()
 
     def _probe(self) -> None:
         connection = self._connection
@@ -232,8 +235,12 @@ class Contact:
         finally:
             self._probing, self._probed = None, monotonic()
         self._observe((perf_counter() - start) / _CALLS)
-        if self._away is not None and self._connection is connection:
-            self._tell_connected(connection, st)  # it hung, and has come back
+        with self._changed:
+            hung = self._away is not None and self._connection is connection
+            if hung:
+                self._tell_connected(connection, st)  # and has come back
+        if hung:
+            self.up_again()
 
     def _look(self, home: Home) -> None:
         found = home.statvfs()
@@ -256,8 +263,10 @@ class Contact:
         if hangs and self._told is None:
             where = os.fsdecode(self._path)
             trouble = HomeAway("Disconnected", f"{where} does not answer; {remedies.SERVER}")
-            self._away = trouble
-            self._tell_away(trouble)
+            with self._changed:
+                if self._probing == probing:  # it has not returned meanwhile
+                    self._away = trouble
+                    self._tell_away(trouble)
             return
         silent = now - max(self._life, self._probed) > SILENCE_S
         if silent and self._busy and probing is None and self._away is None:

@@ -118,6 +118,26 @@ def test_a_probe_is_no_sign_of_life_of_what_stalls(contact: Contact, clock: Cloc
         assert contact.stalled_s == 2 * module.STALLS_S
 
 
+def test_what_is_said_last_is_what_came_last(
+    contact: Contact, said: list[Message], root: Path
+) -> None:
+    """One thread finds home gone while another finds it back, as somebody else's."""
+    assert contact._connect()
+    (root / ".afm/home.json").write_text("not a marker")
+    prober = threading.Thread(target=contact._connect)
+
+    def send(message: Message) -> None:
+        if message["type"] == "away":
+            prober.start()
+            prober.join(0.5)  # it goes on only when this has been said
+        said.append(message)
+
+    contact._send = send
+    contact.lost(module.HomeAway("Unmounted", "home now belongs to another"))
+    prober.join()
+    assert [m["type"] for m in said if m["type"] != "alive"] == ["connected", "away", "refused"]
+
+
 def test_a_home_is_not_tried_out_again_where_it_was_not_mounted_anew(
     contact: Contact, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
