@@ -1,0 +1,122 @@
+"""Each trouble of a home: cached work goes on, the state and its message say what is the matter,
+and after the way out home has all that was done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import MakeMount
+from tests.harness import sshd
+from tests.harness.mounting import Mount, MountFailed, wait_until
+from tests.troubles.homes import Home, Remote
+from tests.troubles.scene import (
+    equal_at_home,
+    flush,
+    state_is_read_fast,
+    warm_up,
+    work_goes_on,
+)
+from tests.troubles.table import TROUBLES, Trouble, readme_rows
+
+pytestmark = [
+    pytest.mark.mounted,
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes file systems and unmounts them"),
+]
+
+OPTIONS = ("block_size=64K", "async_delay=1", "durable_interval=1", "auto_resync=off")
+UNMOUNT_SECONDS = 10.0
+PROMISES = readme_rows()
+
+troubles = pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
+
+
+def test_the_readme_has_a_row_for_each() -> None:
+    assert list(PROMISES) == [trouble.name for trouble in TROUBLES]
+    assert all(promise.words and promise.way_out for promise in PROMISES.values())
+
+
+@pytest.fixture
+def home(trouble: Trouble, tmp_path: Path) -> Iterator[Home]:
+    if issubclass(trouble.home, Remote) and (missing := sshd.available()):
+        pytest.skip(missing)
+    if trouble.stuck and shutil.which("fsfreeze") is None:
+        pytest.skip("fsfreeze is not installed")
+    with trouble.home(tmp_path) as home:
+        yield home
+
+
+@pytest.fixture
+def mount(home: Home, make_mount: MakeMount) -> Iterator[Mount]:
+    """Ended before its home is, which it uses."""
+    mount = make_mount(home.target, *OPTIONS)
+    warm_up(mount.point)
+    yield mount
+    mount.terminate()
+
+
+def is_shown(trouble: Trouble, mount: Mount) -> bool:
+    status, promise = mount.status(), PROMISES[trouble.name]
+    return status["state"] == promise.state and all(
+        word in status["reason"] for word in promise.words
+    )
+
+
+def await_shown(trouble: Trouble, mount: Mount) -> None:
+    try:
+        wait_until(lambda: is_shown(trouble, mount), 45, "shown", every=0.1)
+    except AssertionError:
+        status = mount.status()
+        raise AssertionError(f"{status['state']}: {status['reason']}\n{mount.events()}") from None
+
+
+def ends_well(trouble: Trouble, home: Home, mount: Mount) -> None:
+    flush(mount)
+    assert mount.status()["reason"] in ("", "nothing has used it since the mount")
+    equal_at_home(mount, home.served, whole_seconds=home.whole_seconds)
+
+
+@troubles
+def test_work_goes_on_and_the_way_out_brings_it_home(
+    trouble: Trouble, home: Home, mount: Mount
+) -> None:
+    trouble.strike(home, mount)
+    work_goes_on(mount, 1)
+    await_shown(trouble, mount)
+    work_goes_on(mount, 2)
+    assert PROMISES[trouble.name].state in state_is_read_fast(mount)
+    trouble.cure(home, mount)
+    ends_well(trouble, home, mount)
+
+
+@troubles
+def test_umount_ends_in_time_and_the_next_mount_goes_on(
+    trouble: Trouble, home: Home, mount: Mount
+) -> None:
+    trouble.strike(home, mount)
+    work_goes_on(mount, 1)
+    wait_until(lambda: has_been_met(mount), 20, "the gateway has met it")
+    start = time.monotonic()
+    mount.unmount(left_behind=trouble.stuck)
+    assert time.monotonic() - start < UNMOUNT_SECONDS
+    if trouble.refused:
+        with pytest.raises(MountFailed, match=PROMISES[trouble.name].words[0]):
+            mount.mount("none")
+        trouble.cure(home, mount)
+        mount.mount("none")
+    else:
+        mount.mount("none")
+        work_goes_on(mount, 2)
+        trouble.cure(home, mount)
+    ends_well(trouble, home, mount)
+
+
+def has_been_met(mount: Mount) -> bool:
+    """Whether what was written is being replayed, or can't be."""
+    status = mount.status()
+    return bool(status["executing"] or status["requeued"]) or status["state"] != "Dirty"
