@@ -16,12 +16,12 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 
+from afmfs.cache.home_view import HomeView
 from afmfs.cache.namespace import failed
 from afmfs.gateway import protocol
 from afmfs.gateway.protocol import Message, close_all
@@ -62,26 +62,6 @@ def start_gateway(cache: Path, home: int, sock: socket.socket) -> GatewayProcess
         stdin=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C at a terminal is for the mount process to handle
     )
-
-
-@dataclass
-class HomeView:
-    """What is known here of home, as the gateway last said it."""
-
-    link: LinkState = LinkState.UNKNOWN
-    reason: str = ""
-    hint: str = ""
-    properties: dict[str, Any] = field(default_factory=dict)
-    statvfs: dict[str, int] = field(default_factory=dict)
-    home_st: dict[str, Any] = field(default_factory=dict)
-    num_exec: int = 0  # of both queues
-    executing: int = 0
-    progress: Message | None = None  # of the job, as last told
-    requeued: int = 0
-    latency_s: float = 0.0
-    refusal: str = ""  # what it says to what is requeued
-    stalled_s: float = 0.0  # for how long a call has not returned while home answers others
-    life: float = -math.inf  # trio time of the last sign of life
 
 
 class _Request:
@@ -133,6 +113,7 @@ class GatewayLink:
         self._switch: _Switch | None = None
         self._scope = trio.CancelScope()  # of what `run` waits for
         self._ending = ""  # how the last one ended
+        self._held = False  # home is, by a gateway that was left behind: none can run yet
 
     # -- what the fileset asks -------------------------------------------------------------------
 
@@ -212,8 +193,9 @@ class GatewayLink:
             failures = 0 if trio.current_time() - began > 60 else failures + 1
             pause = RESTART_S[min(failures, len(RESTART_S) - 1)]
             reason = f"the gateway process ended{self._ending}; started again in {pause:g} s"
-            self._gone(reason)
-            await self._handle({"type": "ended", "reason": reason})
+            if not self._held:
+                self._gone(reason)
+                await self._handle({"type": "ended", "reason": reason})
             with trio.CancelScope() as self._scope:
                 if self._switch is None:
                     await trio.sleep(pause)
@@ -253,7 +235,7 @@ class GatewayLink:
             self.process = self._start(theirs)
         sock = trio.socket.from_stdlib_socket(ours)
         try:
-            self._sock = sock
+            self._sock, self._held = sock, False
             self._outbox.send_nowait(self._hello())
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send_all, sock)
@@ -314,32 +296,18 @@ class GatewayLink:
             self.takers[kind](message, fds)
             return
         close_all(fds)
+        self.home.take(message)
         match kind:
             case "connected":
-                view = self.home
-                view.properties, view.statvfs = message["properties"], message["statvfs"]
-                view.home_st = message["home_st"]
                 self._set_link(LinkState.UP, "", "")
             case "away":
                 state = LinkState(message["state"].lower())
+                self._held = bool(message.get("held"))
                 self._set_link(state, message["reason"], message.get("hint") or "")
                 self._fail_requests()
             case "refused":
                 self._set_link(LinkState.UNMOUNTED, message["reason"], message["hint"])
                 self._fail_requests()
-            case "status":
-                view = self.home
-                view.num_exec, view.executing = message["num_exec"], message["executing"]
-                view.requeued = message["requeued"]
-                view.latency_s = (message.get("latency_ms") or 0) / 1000
-                view.refusal = message.get("refusal") or ""
-                view.stalled_s = message.get("stalled_s") or 0.0
-                view.statvfs = message.get("statvfs") or view.statvfs
-            case "outcomes":
-                self.home.num_exec = message["num_exec"]
-            case "progress":
-                self.home.progress = message
-                self.home.num_exec = message.get("num_exec", self.home.num_exec)
         if kind in self.handlers:
             nursery.start_soon(self._handle, message)
 

@@ -29,6 +29,7 @@ from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash_requests import TrashRequests
 from afmfs.gateway.verify import Verify
 from afmfs.gateway.view import View
+from afmfs.model import remedies
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,9 @@ class Gateway:
         try:
             journal = Journal(directory, _known(hello))
         except AlreadyRunning as exc:
-            self.send({"type": "away", "state": "Disconnected", "reason": str(exc)})
+            # one that nothing could end, as it is stuck in a home that hangs
+            reason = f"{exc}: an earlier mount's, stuck at home; {remedies.SERVER}"
+            self.send({"type": "away", "state": "Disconnected", "reason": reason, "held": True})
             self.crashed()
             return
         self._engine = engine = _Engine(self._cache, directory, journal, hello, self.send)

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 
-from afmfs.cache.link import GatewayLink, HomeView
+from afmfs.cache.home_view import HomeView
+from afmfs.cache.link import GatewayLink
 from afmfs.cache.reports import ReportDesk
 from afmfs.errors import Refused
 from afmfs.gateway.protocol import Message

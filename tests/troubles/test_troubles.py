@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import MakeMount
 from tests.harness import sshd
-from tests.harness.mounting import Mount, MountFailed, wait_until
+from tests.harness.mounting import Mount, MountFailed, is_alive, wait_until
 from tests.troubles.homes import Home, Remote
 from tests.troubles.scene import (
     equal_at_home,
@@ -60,16 +60,15 @@ def mount(home: Home, make_mount: MakeMount) -> Iterator[Mount]:
     mount.terminate()
 
 
-def is_shown(trouble: Trouble, mount: Mount) -> bool:
-    status, promise = mount.status(), PROMISES[trouble.name]
-    return status["state"] == promise.state and all(
-        word in status["reason"] for word in promise.words
-    )
+def await_words(mount: Mount, state: str, words: list[str]) -> None:
+    """Until this is what is said of home."""
 
+    def is_said() -> bool:
+        status = mount.status()
+        return status["state"] == state and all(word in status["reason"] for word in words)
 
-def await_shown(trouble: Trouble, mount: Mount) -> None:
     try:
-        wait_until(lambda: is_shown(trouble, mount), 45, "shown", every=0.1)
+        wait_until(is_said, 45, "said", every=0.1)
     except AssertionError:
         status = mount.status()
         raise AssertionError(f"{status['state']}: {status['reason']}\n{mount.events()}") from None
@@ -87,7 +86,7 @@ def test_work_goes_on_and_the_way_out_brings_it_home(
 ) -> None:
     trouble.strike(home, mount)
     work_goes_on(mount, 1)
-    await_shown(trouble, mount)
+    await_words(mount, PROMISES[trouble.name].state, PROMISES[trouble.name].words)
     work_goes_on(mount, 2)
     assert PROMISES[trouble.name].state in state_is_read_fast(mount)
     trouble.cure(home, mount)
@@ -101,6 +100,7 @@ def test_umount_ends_in_time_and_the_next_mount_goes_on(
     trouble.strike(home, mount)
     work_goes_on(mount, 1)
     wait_until(lambda: has_been_met(mount), 20, "the gateway has met it")
+    gateways = mount.gateways()
     start = time.monotonic()
     mount.unmount(left_behind=trouble.stuck)
     assert time.monotonic() - start < UNMOUNT_SECONDS
@@ -112,6 +112,9 @@ def test_umount_ends_in_time_and_the_next_mount_goes_on(
     else:
         mount.mount("none")
         work_goes_on(mount, 2)
+        if any(map(is_alive, gateways)):
+            await_words(mount, "Disconnected", ["an earlier mount's, stuck at home"])
+            assert "afmGatewayEnded" not in mount.events()
         trouble.cure(home, mount)
     ends_well(trouble, home, mount)
 
