@@ -18,11 +18,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.crash.points.board import Board
-from tests.crash.points.names import OF_GATEWAY, OF_MOUNT, POINTS
+from tests.crash.points.names import AT_START, OF_GATEWAY, OF_MOUNT, ONLY_AT_START, POINTS
 from tests.crash.points.seams import environment
 from tests.crash.promised import digest, observe, shape
 from tests.crash.tour import tour
@@ -221,20 +222,41 @@ class Loop:
             self.mount.kill9(who)
         self.kinds[f"{who} {how}"] += 1
         if self.mount.process is None:
-            self.mount.mount("none")
+            self.mount_again()
             self.crew.raise_epoch()
             self.crew.await_compared()
         else:
             wait_until(lambda: self.board.pid("gateway") != before, 20, "another gateway")
             self.crew.check()
 
-    def kill_at_point(self, who: str) -> bool:
-        """At one of those that have killed least; whether it was reached."""
-        points = {"mount": OF_MOUNT, "gateway": OF_GATEWAY, "both": POINTS}[who]
+    def mount_again(self) -> None:
+        """Now and then with a kill in the middle of the recovery, before it serves."""
+        before = self.board.deaths().total()
+        if self.dice.random() < 0.2:
+            self.board.arm(self.one_of_few(AT_START), self.dice.choice((1, 1, 2)), both=False)
+            with suppress(MountFailed):
+                self.mount.mount("none")
+            self.board.disarm()
+            if self.board.deaths().total() == before:
+                assert self.mount.process and self.mount.process.poll() is None
+                return
+            self.kinds["mount at its start"] += 1
+            self.mount.kill9("mount")  # its remains are cleared away, and the cache is checked
+        self.mount.mount("none")
+
+    def one_of_few(self, points: list[str]) -> str:
+        """One of the points that have killed least."""
         deaths = self.board.deaths()
         few = sorted(points, key=lambda name: (deaths[name], self.dice.random()))
-        point, before = self.dice.choice(few[: max(8, len(few) // 4)]), deaths.total()
-        self.board.arm(point, self.dice.choice((1, 1, 2, 7)), both=who == "both")
+        return self.dice.choice(few[: max(8, len(few) // 4)])
+
+    def kill_at_point(self, who: str) -> bool:
+        """Whether it was reached."""
+        points = {"mount": OF_MOUNT, "gateway": OF_GATEWAY, "both": POINTS}[who]
+        points = [name for name in points if name not in ONLY_AT_START]
+        before = self.board.deaths().total()
+        nth = self.dice.choice((1, 1, 2, 7))
+        self.board.arm(self.one_of_few(points), nth, both=who == "both")
         end = time.monotonic() + REACHED_S
         while self.board.deaths().total() == before:
             if time.monotonic() > end:

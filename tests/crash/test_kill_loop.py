@@ -38,5 +38,5 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost(tmp_path: Path) -> None
     seed = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
     print(f"again: scripts/crashloop {KILLS} --seed {seed}")
     loop = play(tmp_path, KILLS, seed)
-    assert loop.kinds.total() == KILLS
+    assert loop.kinds.total() >= KILLS
     assert loop.never_reached() == []

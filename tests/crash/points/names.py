@@ -88,3 +88,6 @@ OF_GATEWAY = [
     TORN[1],
 ]
 POINTS = [*OF_MOUNT, *OF_GATEWAY]
+ONLY_AT_START = _pairs(["recovery", "numbers", "commit recovery"])
+AT_START = [*ONLY_AT_START, *_pairs(["commit other", "log sync"])]
+"""Points of the mount process before it serves."""
