@@ -97,10 +97,30 @@ async def _bytes(fileset: Fileset, ino: int) -> bytes:
         fileset.release(ino)
 
 
+def _attributes(engine: Engine) -> dict[str, tuple[int, int]]:
+    """Mode and mtime of everything but the root."""
+    found: dict[str, tuple[int, int]] = {}
+
+    async def walk(fileset: Fileset, ino: int, above: str) -> None:
+        for name, child, mode in await _names(fileset, ino):
+            path = os.path.join(above, os.fsdecode(name))
+            if path != "lost+found":
+                found[path] = mode, (await fileset.getattr(child)).mtime
+                if stat.S_ISDIR(mode):
+                    await walk(fileset, child, path)
+
+    engine.call(lambda: walk(engine.fileset, ROOT, ""))
+    return found
+
+
 def check_home(engine: Engine, ours: Found) -> None:
     """After a flush home has what the cache has, and nothing was found to be wrong there."""
     _flush(engine)
     theirs = tree(engine.home)
+    attributes = _attributes(engine)
+    for path in sorted(attributes.keys() & theirs.keys()):
+        st = os.lstat(engine.home / path)
+        assert (st.st_mode, st.st_mtime_ns) == attributes[path], f"{path}: {attributes[path]}, {st}"
     unlike = [path for path in {*ours, *theirs} if ours.get(path, b"-") != theirs.get(path, b"-")]
     shown = {path: (_brief(ours, path), _brief(theirs, path)) for path in sorted(unlike)[:8]}
     assert not unlike, f"here and at home: {shown}"

@@ -26,16 +26,20 @@ class Disks:
     """Recorded disks, by number. What is mounted lies at `point(disk)`."""
 
     def __init__(self, base: Path, watch: float) -> None:
-        self._directory, self._fuse = base / "images", base / "recorder"
+        self.directory, self._fuse = base / "images", base / "recorder"
         self._base, self._watch = base, watch
-        self._directory.mkdir(parents=True)
+        self.directory.mkdir(parents=True)
         self._fuse.mkdir()
-        self._index = self._directory / "index"
+        self._index = self.directory / "index"
         self._count = 0
         self._points: list[Path] = []
 
+    def __getstate__(self) -> dict[str, object]:
+        """What is on them can be looked at later (`again`)."""
+        return {"directory": self.directory}
+
     def __enter__(self) -> Disks:
-        words = [str(self._fuse), str(self._directory)]
+        words = [str(self._fuse), str(self.directory)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.power.recorder", *words], cwd=REPOSITORY
         )
@@ -63,16 +67,16 @@ class Disks:
         return os.stat(self._index).st_size // RECORD.size
 
     def log(self) -> Log:
-        return Log(self._directory)
+        return Log(self.directory)
 
     def base(self, disk: int) -> Path:
         """A disk's image as it was before anything was recorded of it."""
-        return self._directory / f"{disk}.base"
+        return self.directory / f"{disk}.base"
 
     def add(self, image: Path) -> int:
         """A disk that starts as a copy of an image."""
         disk, self._count = self._count, self._count + 1
-        subprocess.run(["cp", "--sparse=always", image, self._directory / str(disk)], check=True)
+        subprocess.run(["cp", "--sparse=always", image, self.directory / str(disk)], check=True)
         image.rename(self.base(disk))
         return disk
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,11 +19,25 @@ BLOCK = 4096
 SETTLE_SECONDS = 60.0
 
 
+def calm(dice: random.Random) -> None:
+    """The kernel writes nothing back before it has to."""
+
+
 class Program:
+    """`write_back` is what the kernel does with what is not synced."""
+
     def __init__(
-        self, point: Path, history: History, position: Callable[[], int], dice: random.Random
+        self,
+        point: Path,
+        history: History,
+        position: Callable[[], int],
+        dice: random.Random,
+        write_back: Callable[[random.Random], None] = calm,
     ) -> None:
         self.point, self.history, self.position, self.dice = point, history, position, dice
+        self.home_restarts = False
+        self._care = dice.choice((0.25, 1, 1, 3))  # how often it syncs
+        self._write_back = write_back
         self._serial = 0
         self._files = 0
 
@@ -138,6 +153,10 @@ class Program:
         fd = os.open(self.place(path), os.O_RDONLY)
         try:
             seen = os.pread(fd, length, offset)
+        except OSError as error:
+            if error.errno != errno.EIO or not self.home_restarts:
+                raise
+            return  # not cached, and home is not back yet
         finally:
             os.close(fd)
         expected = self.history.contents[self.file(path)][offset : offset + length]
@@ -154,11 +173,12 @@ class Program:
 
     def step(self) -> None:
         """Something."""
-        ways: list[tuple[int, Callable[[], None]]] = [
-            (3, self._make), (4, self._append), (6, self._overwrite), (2, self._overwrite_synced),
-            (3, self._resize), (2, self._rename), (2, self._replace), (1, self._mkdir),
-            (2, self._remove), (4, self._sync), (4, self._read), (2, self._evict), (3, self._pause),
-            (1, self._rename_directory),
+        ways: list[tuple[float, Callable[[], None]]] = [
+            (3, self._make), (4, self._append), (6, self._overwrite), (3, self._resize),
+            (2, self._rename), (2, self._replace), (1, self._mkdir), (1, self._rename_directory),
+            (2, self._remove), (4, self._read), (2, self._evict), (3, self._pause),
+            (2 * self._care, self._overwrite_synced), (3 * self._care, self._sync),
+            (3, lambda: self._write_back(self.dice)),
         ]  # fmt: skip
         weights = [weight for weight, _ in ways]
         self.dice.choices([way for _, way in ways], weights)[0]()
@@ -206,7 +226,7 @@ class Program:
         path, beside = self.some_file(), self.new_name()
         self.make(beside)
         self.write(beside, 0, self._data())
-        if self.dice.random() < 0.7:
+        if self.dice.random() < 0.6 * self._care:
             self.sync(beside)
         self.rename(beside, path)
 

@@ -112,6 +112,21 @@ class Recording:
             _sync(self.home)
             self.pauses.append((position, self.disks.position))
 
+    def write_back(self, dice: random.Random) -> None:
+        """As the kernel does whenever it likes: bytes of some blobs, or what is at home, reach
+        their disk before anybody has asked for it. And with them what ext4's journal holds."""
+        root = self.cache_disk / "cache/blobs" if dice.random() < 0.7 else self.home
+        files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
+        for path in dice.sample(files, min(len(files), dice.choice((1, 4, 99)))):
+            try:
+                fd = os.open(path, os.O_RDONLY)
+            except FileNotFoundError:
+                continue  # destroyed meanwhile
+            try:
+                os.fdatasync(fd)
+            finally:
+                os.close(fd)
+
     def cut_home(self, mount: Mount, manner: str, seed: int) -> None:
         """Home's server restarts and the cache lives on."""
         with self.gateway_stands_still(mount):

@@ -18,19 +18,22 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import has_failed
 from tests.harness.disks import needs_root
 from tests.harness.mounting import Mount
 from tests.power.aftermath import LOST, check_home, engine_on, examine, seen
-from tests.power.cuts import MANNERS
+from tests.power.again import keep
+from tests.power.cuts import MANNERS, Log
 from tests.power.disks import Disks
 from tests.power.history import Found
 from tests.power.program import Program
-from tests.power.recording import FIRST_CACHE, Cut, Recording, tree
+from tests.power.recording import FIRST_CACHE, FIRST_HOME, Cut, Recording, tree
 
 ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
 SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
@@ -53,9 +56,15 @@ def dice(number: int) -> random.Random:
 
 
 @pytest.fixture
-def recording(tmp_path: Path) -> Iterator[Recording]:
+def recording(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Recording]:
     with Disks(tmp_path / "disks", WATCH_SECONDS) as disks:
-        yield Recording(tmp_path, disks)
+        recording = Recording(tmp_path, disks)
+        yield recording
+    if has_failed(request.node):
+        keep(recording)
+        print(f"look again: python -m tests.power.again {tmp_path} 'Cut(...)'")
+    else:
+        shutil.rmtree(tmp_path)
 
 
 def fill(root: Path, dice: random.Random) -> Found:
@@ -78,7 +87,9 @@ class Life:
         recording.start(recording.base / "fill")
         self.mount: Mount = recording.mount(watch=WATCH_SECONDS)
         history, disks = recording.history, recording.disks
-        self.program = Program(self.mount.point, history, lambda: disks.position, dice)
+        self.program = Program(
+            self.mount.point, history, lambda: disks.position, dice, recording.write_back
+        )
         self.program.found(home)
         recording.begin = disks.position
 
@@ -103,9 +114,15 @@ class Life:
         assert tree(self.mount.point) == self.recording.history.expected
 
 
-def cut_at(recording: Recording, dice: random.Random) -> Cut:
-    """Both lose power, at any moment of the program's life."""
-    position = dice.randrange(recording.begin, recording.end)
+def cut_at(recording: Recording, log: Log, dice: random.Random) -> Cut:
+    """Both lose power at a moment of the program's life: any, or any between two flushes."""
+    begin, end = recording.begin, recording.end
+    if dice.random() < 0.7:
+        disk = dice.choice((FIRST_CACHE, FIRST_CACHE, FIRST_HOME))
+        flushes = [flush for flush in log.flushes(disk) if begin <= flush < end]
+        number = dice.randrange(len(flushes))
+        begin, end = flushes[number], [*flushes, end][number + 1]
+    position = dice.randrange(begin, end) + 1
     return Cut(position, dice.choice(MANNERS), dice.randrange(1 << 30))
 
 
@@ -115,7 +132,7 @@ def test_under_both(
     with Life(recording, dice) as life:
         assert not list(life.go_on())
     log = recording.disks.log()
-    lost = [examine(recording, log, cut_at(recording, dice)) for _ in range(CUTS)]
+    lost = [examine(recording, log, cut_at(recording, log, dice)) for _ in range(CUTS)]
     print(f"steps lost: {lost}")
     assert caplog.text.count(LOST) == CUTS  # each time the cache has noticed
     assert sum(lost) > 0  # what no fsync and no durable point follows, is
@@ -138,6 +155,8 @@ def test_under_the_cache(
 def test_under_home(recording: Recording, dice: random.Random) -> None:
     """The cache goes on: it has forgotten nothing that home has lost."""
     with Life(recording, dice) as life:
+        life.program.home_restarts = True
+        tree(life.mount.point)  # without home, directories that were never read stay unknown
         for _ in life.go_on(moments=8):
             recording.cut_home(life.mount, dice.choice(MANNERS), dice.randrange(1 << 30))
         life.program.settle()
@@ -152,8 +171,9 @@ def test_again_while_it_recovers(
 ) -> None:
     with Life(recording, dice) as life:
         assert not list(life.go_on())
-    first = cut_at(recording, dice)
-    cache = recording.go_on(recording.disks.log(), first)
+    log = recording.disks.log()
+    first = cut_at(recording, log, dice)
+    cache = recording.go_on(log, first)
     begin = recording.disks.position
     engine = engine_on(recording.home, recording.cache_disk)
     try:
