@@ -105,13 +105,16 @@ class Settler:
         return (one.st_dev, one.st_ino) == (two.st_dev, two.st_ino)
 
     def _put_away(self, place: Place, ino: int, found: os.stat_result) -> None:
-        """Free the only name that home has for an inode. Where it has others here, it goes to one
-        of them: in the trash, what only home has of it would be lost to them."""
-        if self._meant.is_certain(ino, found):
-            here = set(self.work.view.names(ino)) - {place}
-            for other in self.work.locator.places(ino):
-                there = self._lstat(other)
-                if other in here and (there is None or not self._meant.is_anothers(there, ino)):
+        """Free the only name that home has for an inode. Where it has others here, and nothing
+        that may be the file is there, it goes to one of them: in the trash, what only home has of
+        it would be lost to them."""
+        here = set(self.work.view.names(ino)) - {place}
+        others = [other for other in self.work.locator.places(ino) if other in here]
+        there = [self._lstat(other) for other in others]
+        alike = any(st and stat.S_IFMT(st.st_mode) == stat.S_IFMT(found.st_mode) for st in there)
+        if self._meant.is_certain(ino, found) and not alike:
+            for other, st in zip(others, there, strict=True):
+                if st is None or not self._meant.is_anothers(st, ino):
                     self.move(found, place, other, IN_THE_WAY)
                     return
         self._aside(place, found, REMOVED)

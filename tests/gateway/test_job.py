@@ -199,6 +199,23 @@ def test_a_name_that_is_replaced_of_a_file_that_has_another(mount: FakeMount, fo
     assert aside.is_dir()
 
 
+def test_a_name_that_is_removed_where_the_other_one_leads_to_a_copy(mount: FakeMount) -> None:
+    """Which is the file from then on."""
+    (mount.home / "f").write_bytes(DATA)
+    (mount.home / "g").hardlink_to(mount.home / "f")
+    ino = mount.adopt(b"f")
+    mount.add_name(ROOT, b"g", ino)
+    start(mount)
+    mount.remove(b"f")
+    (mount.home / "g").unlink()
+    shutil.copy2(mount.home / "f", mount.home / "g")
+    copy = (mount.home / "g").stat().st_ino
+    (mount.home / "f").write_bytes(b"cut short")
+    assert resync(mount) == {ino: "adopted"}
+    assert (mount.home / "g").stat().st_ino == copy
+    assert [path.read_bytes() for path in moved(mount)] == [b"cut short"]
+
+
 # -- what is no file -------------------------------------------------------------------------------
 
 

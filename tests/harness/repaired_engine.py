@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import time
@@ -91,6 +92,16 @@ class RepairedEngine:
     def close(self) -> None:
         Doom.spare()
         self.stop()
+        self._close_left_open()
+
+    def _close_left_open(self) -> None:
+        """What gateways had open when they were killed: with a process it would be gone."""
+        gc.collect()
+        ours = tuple(f"{path}/" for path in (self.home, self.cache, self._away))
+        for fd in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                if f"{os.readlink(f'/proc/self/fd/{fd}')}/".startswith(ours):
+                    os.close(int(fd))
 
     # -- work ------------------------------------------------------------------------------------
 
