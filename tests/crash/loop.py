@@ -326,7 +326,7 @@ def main() -> None:
     seed = args.seed or random.SystemRandom().randrange(1, 1 << 20)
     print(f"again: scripts/crashloop {args.kills} --seed {seed}", flush=True)
     with tempfile.TemporaryDirectory(prefix="crashloop-") as place:
-        base = args.keep or Path(place).resolve()
+        base = (args.keep or Path(place)).resolve()
         began = time.monotonic()
 
         def tell(done: int) -> None:
