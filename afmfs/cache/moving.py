@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from afmfs.cache.event_report import insert_event
-from afmfs.cache.jobs import FAILOVER
 from afmfs.cache.home_view import HomeView
+from afmfs.cache.jobs import FAILOVER
 from afmfs.cache.link import GatewayLink
 from afmfs.cache.reporting import Reporting
 from afmfs.cache.settings import check_target
