@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +21,14 @@ KEPT = "recording"
 
 
 def keep(recording: Recording) -> None:
-    (recording.base / KEPT).write_bytes(pickle.dumps(recording))
+    """Its images lie in memory till now."""
+    kept = recording.base / "kept"
+    memory, recording.disks.directory = recording.disks.directory, kept
+    try:
+        subprocess.run(["cp", "-r", "--sparse=always", str(memory), str(kept)], check=True)
+        (recording.base / KEPT).write_bytes(pickle.dumps(recording))
+    finally:
+        recording.disks.directory = memory
 
 
 def main() -> None:

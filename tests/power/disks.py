@@ -18,6 +18,8 @@ from tests.power.cuts import Log
 from tests.power.recorder import RECORD
 
 SIZE = 96 << 20
+MEMORY = "2G"
+"""Most that all images of a life may take; they are sparse."""
 START_SECONDS = 20.0
 OPTIONS = "noatime,errors=remount-ro,noinit_itable"
 
@@ -39,6 +41,8 @@ class Disks:
         return {"directory": self.directory}
 
     def __enter__(self) -> Disks:
+        # In memory: what these disks flush, no real one has to.
+        _said("mount", "-t", "tmpfs", "-o", f"size={MEMORY}", "images", self.directory)
         words = [str(self._fuse), str(self.directory)]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.power.recorder", *words], cwd=REPOSITORY
@@ -59,6 +63,7 @@ class Disks:
         finally:
             self._process.kill()
             self._process.wait()
+            detach(self.directory)
         assert not fired, "the disks stopped answering and had to be aborted"
 
     @property

@@ -59,9 +59,11 @@ FAULTS = (
     ),
     Fault(
         "power: forget outcomes before they are durably retired",
-        "afmfs/cache/steering.py",
-        "        if self._forgettable:\n",
-        "        self._forgettable = self._retirement.seq\n        if self._forgettable:\n",
+        "afmfs/cache/hearing.py",
+        '        await until_kept(take_over, "outcomes can\'t be taken over yet")',
+        "        await take_over()\n"
+        '        self._link.post({"type": "forget", "seq": self._retirement.seq})\n'
+        '        await until_kept(take_over, "outcomes can\'t be taken over yet")',
         _CACHE,
     ),
     Fault(

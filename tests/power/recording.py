@@ -65,9 +65,9 @@ class Recording:
     # -- while it is recorded --------------------------------------------------------------------
 
     def start(self, fill: Path) -> None:
-        cache = self.disks.add(blank(self.base / "blank"))
+        cache = self.disks.add(blank(self.disks.directory / "blank"))
         assert cache == FIRST_CACHE
-        home = self.disks.add(blank(self.base / "filled", fill))
+        home = self.disks.add(blank(self.disks.directory / "filled", fill))
         self.homes.append((0, home))
         self.disks.attach(cache, self.cache_disk)
         self.disks.attach(home, self.home)
@@ -140,7 +140,7 @@ class Recording:
     # -- after a cut -----------------------------------------------------------------------------
 
     def build(self, log: Log, disk: int, position: int, manner: str, seed: int) -> Path:
-        image = self.base / f"image-{disk}"
+        image = self.disks.directory / f"image-{disk}"
         kept = survivors(log, disk, position, manner, random.Random(seed))
         log.build(self.disks.base(disk), kept, image)
         return image
@@ -158,7 +158,7 @@ class Recording:
         cache_image = self.build(log, cut.cache, cut.position, cut.manner, cut.seed)
         if cut.home_lives is None:
             return cache_image, self.build(log, home, cut.position, cut.manner, cut.seed + 1)
-        image = self.base / f"image-{home}"
+        image = self.disks.directory / f"image-{home}"
         log.build(self.disks.base(home), everything(log, home, cut.home_lives), image)
         return cache_image, image
 

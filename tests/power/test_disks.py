@@ -77,7 +77,11 @@ def disks(tmp_path: Path) -> Iterator[Disks]:
 def test_a_file_system_on_them(disks: Disks, tmp_path: Path) -> None:
     """What was fsynced is there after every cut that follows; what was not is lost in some. And
     ext4 finds no fault with any of them."""
-    disk, point, data = disks.add(blank(tmp_path / "blank")), tmp_path / "p", os.urandom(LARGE)
+    disk, point, data = (
+        disks.add(blank(disks.directory / "blank")),
+        tmp_path / "p",
+        os.urandom(LARGE),
+    )
     disks.attach(disk, point)
     synced = -1
     for name in ("synced", "not"):
@@ -89,7 +93,7 @@ def test_a_file_system_on_them(disks: Disks, tmp_path: Path) -> None:
                 synced = disks.position
     end = disks.position
     detach(point)
-    log, image, lost = disks.log(), tmp_path / "image", 0
+    log, image, lost = disks.log(), disks.directory / "image", 0
     for seed in range(12):
         dice = random.Random(seed)
         position = dice.randrange(synced, end + 1)
