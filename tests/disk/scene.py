@@ -31,6 +31,15 @@ class Files:
                 raise
             self.written[name] = data
 
+    def sync(self) -> None:
+        """Each is on stable storage."""
+        for name in self.written:
+            fd = os.open(self.mount.point / name, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
     def until_full(self, most: int = 5000) -> int:
         """As many as are taken; the errno that came then."""
         with pytest.raises(OSError) as caught:
