@@ -53,3 +53,12 @@ def is_damage(exc: BaseException) -> bool:
     return isinstance(exc, sqlite3.DatabaseError) and (
         code & 0xFF in _NOT_READABLE or code == sqlite3.SQLITE_IOERR_SHORT_READ
     )
+
+
+def is_full(exc: BaseException) -> bool:
+    """Whether an operation failed for want of room."""
+    if isinstance(exc, OSError):
+        return exc.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(exc, sqlite3.Error):
+        return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
+    return False

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afmfs.cache.harm import Harm
+from afmfs.errors import is_full
 
 RESERVE = 64 << 20
 """Bytes of the disk that are left to the databases; a tenth of a small disk."""
@@ -80,15 +81,6 @@ class Lacking(NamedTuple):
 
     bytes: int
     files: int
-
-
-def is_full(exc: BaseException) -> bool:
-    """Whether an operation failed for want of room."""
-    if isinstance(exc, OSError):
-        return exc.errno in (errno.ENOSPC, errno.EDQUOT)
-    if isinstance(exc, sqlite3.Error):
-        return (getattr(exc, "sqlite_errorcode", None) or 0) & 0xFF == sqlite3.SQLITE_FULL
-    return False
 
 
 class Disk:

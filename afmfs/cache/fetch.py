@@ -19,13 +19,13 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from afmfs.cache.content import Content
-from afmfs.cache.disk import is_full
 from afmfs.cache.inode import Inode, Stamp
 from afmfs.cache.link import GatewayLink
 from afmfs.cache.namespace import failed
 from afmfs.cache.spare import Pieces, Spares
 from afmfs.cache.store import Store
 from afmfs.cache.validity import Validity
+from afmfs.errors import is_full
 from afmfs.gateway.protocol import MAX_FETCH, Message, close_all
 
 log = logging.getLogger(__name__)

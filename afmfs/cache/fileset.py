@@ -25,7 +25,6 @@ from afmfs.cache import leftovers
 from afmfs.cache.blobs import Blobs
 from afmfs.cache.checkpoint import Checkpointer
 from afmfs.cache.content import Content
-from afmfs.cache.disk import is_full
 from afmfs.cache.durable import Durable
 from afmfs.cache.evict import Evictions, Run
 from afmfs.cache.fetch import Fetcher
@@ -48,7 +47,7 @@ from afmfs.cache.trash import TrashDesk
 from afmfs.cache.usage import Usage
 from afmfs.cache.validity import Validity
 from afmfs.cache.xattrs import Xattrs
-from afmfs.errors import Refused, is_damage
+from afmfs.errors import Refused, is_damage, is_full
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.quota import quota
 from afmfs.model.states import Link

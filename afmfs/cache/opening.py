@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from afmfs.cache.disk import is_full
-from afmfs.errors import Refused
+from afmfs.errors import Refused, is_full
 
 LEAST, LEAST_FILES = 2 << 20, 16
 """With less of the disk than this a cache may not be opened."""

@@ -21,12 +21,12 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, Protocol, TypeVar
 
 import trio
 
-from afmfs.cache.disk import Lacking, is_full
+from afmfs.cache.disk import Lacking
 from afmfs.cache.evict import STEP, Evictions
 from afmfs.cache.namespace import failed
 from afmfs.cache.store import Store
 from afmfs.cache.usage import Usage
-from afmfs.errors import Refused
+from afmfs.errors import Refused, is_full
 from afmfs.model.quota import UNLIMITED, Quota
 
 log = logging.getLogger(__name__)

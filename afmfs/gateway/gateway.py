@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from afmfs.errors import is_damage
+from afmfs.errors import is_damage, is_full
 from afmfs.gateway.contact import Contact
 from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
@@ -99,7 +99,8 @@ class Gateway:
                 run()
             except Exception as exc:
                 if not self._stopping.is_set():
-                    log.exception("%s: can't go on", name)
+                    # A full disk is no defect, and is met again and again as long as it lasts.
+                    log.error("%s: can't go on: %s", name, exc, exc_info=not is_full(exc))
                     self._tell_damage(exc)
                     self.crashed()
 

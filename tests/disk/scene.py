@@ -31,6 +31,13 @@ class Files:
                 raise
             self.written[name] = data
 
+    def rewrite(self, name: str) -> None:
+        """Something else in the place of all of it."""
+        data = os.urandom(self.size)
+        with (self.mount.point / name).open("r+b") as file:
+            file.write(data)
+        self.written[name] = data
+
     def sync(self) -> None:
         """Each is on stable storage."""
         for name in self.written:
@@ -49,6 +56,13 @@ class Files:
     def check(self, root: Path) -> None:
         for name, data in self.written.items():
             assert (root / name).read_bytes() == data, name
+
+
+def read_anew(path: Path) -> bytes:
+    """As `read_bytes`, and not what the kernel remembers."""
+    with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        return file.read()
 
 
 def taken(call: Callable[[int], None]) -> int:
@@ -82,6 +96,6 @@ def away(home: Path, mount: Mount) -> None:
     mount.await_state("Unmounted")
 
 
-def back(home: Path, mount: Mount) -> None:
+def back(home: Path, mount: Mount, *states: str) -> None:
     home.with_name("away").rename(home)
-    mount.await_state("Active", "Dirty", "Inactive")
+    mount.await_state(*(states or ("Active", "Dirty", "Inactive")))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import MakeDisk, MountOn
-from tests.disk.scene import Files, away, back, flush
+from tests.disk.scene import Files, away, back, flush, read_anew
 from tests.harness.disks import Disk, fill, needs_root
 from tests.harness.mounting import Mount, wait_until
 
@@ -31,13 +31,6 @@ def refused(mount: Mount) -> int:
     except OSError as exc:
         return exc.errno or 0
     return 0
-
-
-def read_anew(path: Path) -> bytes:
-    """As `read_bytes`, and not what the kernel remembers."""
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        return file.read()
 
 
 def takes_nothing(mount: Mount) -> None:
