@@ -4,13 +4,23 @@ database was rebuilt, or are of an earlier time than the rest of the cache."""
 from __future__ import annotations
 
 import json
+import os
+from collections import defaultdict
+from pathlib import Path
 
+from afmfs.cache.blobs import blob_name
 from afmfs.cache.check import journal_rows
 from afmfs.cache.check.numbers import used_numbers
+from afmfs.cache.inode import Inode
+from afmfs.cache.recovery import may_have_lost_writes
 from afmfs.cache.schema import REFILL_USED
-from afmfs.cache.store import RESERVED, Store
+from afmfs.cache.store import RESERVED, Store, must
 from afmfs.cache.validity import Validity
+from afmfs.model import ranges
 from afmfs.model.entry import FIRST_INO, Op
+
+LOST_FOUND = "lost+found"
+"""Below the cache's directory: blobs that no inode has."""
 
 
 class Aftermath:
@@ -18,11 +28,6 @@ class Aftermath:
 
     def __init__(self, store: Store, validity: Validity) -> None:
         self._store, self._validity = store, validity
-
-    def disbelieve_last(self) -> None:
-        """The next mount goes to work as after a power loss."""
-        self._store.put("clean", 0)
-        self._store.put("boot_id", "not known")
 
     def keep_orphans(self) -> None:
         """No blob counts as left by a crash, for the next mount to clear away: any of them may be
@@ -43,10 +48,10 @@ class Aftermath:
                 inode = store.inode(ino)
                 if inode is not None and inode.is_file and not inode.whole and inode.gen:
                     self._validity.mark(inode, start, min(end, inode.size), inode.size)
-        if "fresh" in incomplete:
-            self.disbelieve_last()
         if "fileset" in incomplete:
             self._make_up_for_settings()
+        if "fresh" in incomplete:
+            self.disbelieve_fetched(queue_is_whole="queue" not in incomplete)
         if incomplete & {"used", "inode"}:
             store.execute(REFILL_USED)
 
@@ -54,16 +59,81 @@ class Aftermath:
         """Which home it is, and that it may need a resync."""
         store = self._store
         homes = [int(p.name) for p in (store.path.parent / "gateway").glob("[1-9]*")]
-        self.go_on_beyond()
+        self._go_on_beyond()
+        if store.get("durable_entry") is None:
+            # Else all that is pending would count as lost by a loss of power.
+            store.put("durable_entry", used_numbers(store.db)[1])
         if store.get("home") is None and homes:
             store.put("home", max(homes))
         if store.get("needs_resync") is None:
             store.put("needs_resync", "what was known of home was lost with a damaged cache.db")
             store.put("needs_resync_at", 0)
 
+    # -- bytes that may not be what they were ----------------------------------------------------
+
+    def disbelieve_fetched(self, *, queue_is_whole: bool = True) -> None:
+        """Nobody knows what was fetched since the last durable point. That matters only where the
+        last stop may have lost it: then a hole may be where data was."""
+        store = self._store
+        store.execute("DELETE FROM fresh")
+        unknown = store.get("boot_id") is None and not store.get("clean", 0)
+        if unknown or may_have_lost_writes(store.get, store.path.parent):
+            self._disbelieve_clean(queue_is_whole=queue_is_whole)
+
+    def _disbelieve_clean(self, *, queue_is_whole: bool, aside_since_ns: int | None = None) -> None:
+        """All that home has as well is fetched again; what is only here stays. A blob that was
+        written to later than `aside_since_ns`, by a file that counts as clean, may hold the only
+        copy of something: it is kept in lost+found."""
+        store = self._store
+        dirty: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for ino, start, end in store.execute(
+            'SELECT ino, start, "end" FROM queue WHERE op=?', (int(Op.WRITE),)
+        ):
+            dirty[ino].append((start, end))
+        rows = store.execute(
+            "SELECT i.ino, q.id IS NOT NULL FROM inode i LEFT JOIN queue q ON q.id = i.changed"
+            " WHERE i.gen>0 AND i.home_mtime IS NOT NULL"
+            " AND i.ino NOT IN (SELECT ino FROM unrepresentable UNION SELECT ino FROM lost)"
+        ).fetchall()
+        for ino, queued in rows:
+            inode = must(store.inode(ino), ino)
+            pending = inode.changed > inode.retired
+            if not inode.is_file or (pending and not (queued and queue_is_whole)):
+                continue
+            if aside_since_ns is not None and not dirty[ino] and not pending:
+                self._keep_newer(inode, aside_since_ns)
+            end = min(inode.size, inode.home_valid)
+            for low, high in ranges.gaps(ranges.union(dirty[ino]), 0, end):
+                self._validity.unmark(inode, low, high)
+
+    def _keep_newer(self, inode: Inode, since_ns: int) -> None:
+        path = self._store.path.parent / "blobs" / blob_name(inode.gen)
+        if path.exists() and path.stat().st_mtime_ns > since_ns:
+            self.set_aside(path.parent.name, path.name)
+            self._store.save(inode, gen=0)
+
+    def set_aside(self, shard: str, name: str) -> None:
+        """Keep a blob that no inode has."""
+        cache = self._store.path.parent
+        source, directory = cache / "blobs" / shard / name, cache / LOST_FOUND
+        directory.mkdir(mode=0o700, exist_ok=True)
+        target = _free(directory, f"blob-{shard}-{name}")
+        if source.exists():
+            os.rename(source, target)
+
     # -- an older database -----------------------------------------------------------------------
 
     def go_on_beyond(self) -> None:
+        """The database is not the newest: what it calls clean may have been written to since."""
+        (last_ns,) = self._store.execute(
+            "SELECT max(ifnull((SELECT max(queued_ns) FROM queue), 0),"
+            " ifnull((SELECT max(time_ns) FROM event), 0),"
+            " ifnull((SELECT max(ctime) FROM inode WHERE changed > 0), 0))"
+        ).fetchone()
+        self._go_on_beyond()
+        self._disbelieve_clean(queue_is_whole=True, aside_since_ns=last_ns)
+
+    def _go_on_beyond(self) -> None:
         """Numbers that may have been used are never used again. Executed ones are known to home."""
         store = self._store
         ino, number = used_numbers(store.db)
@@ -75,7 +145,6 @@ class Aftermath:
             known = limit if type(limit) is int else FIRST_INO
             store.put(key, max(known, last + 1) + RESERVED)
         self.keep_orphans()
-        self.disbelieve_last()
 
     def _largest_executed(self) -> int:
         home = self._store.get("home", 1)
@@ -91,3 +160,12 @@ class Aftermath:
             except ValueError:
                 continue
         return largest
+
+
+def _free(directory: Path, name: str) -> Path:
+    """A path there that nothing has."""
+    path, number = directory / name, 1
+    while os.path.lexists(path):
+        number += 1
+        path = directory / f"{name}.{number}"
+    return path

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from afmfs.cache import lost_entries
@@ -31,9 +30,6 @@ from afmfs.model import blocks, ranges
 from afmfs.model.entry import ROOT, Op
 from afmfs.model.ranges import Ranges
 from afmfs.model.soundness import Map, map_ranges
-
-LOST_FOUND = "lost+found"
-"""Below the cache's directory: blobs that no inode has."""
 
 
 def doing(method: Callable[..., None], *values: Any) -> Callable[[Any], None]:
@@ -272,19 +268,6 @@ class Repair(Aftermath):
             if start < min(end, inode.size):
                 self._validity.mark(inode, start, min(end, inode.size), inode.size)
 
-    def disbelieve_fetched(self) -> None:
-        self.delete("fresh", "1")
-        self.disbelieve_last()
-
-    def set_aside(self, shard: str, name: str) -> None:
-        """Keep a blob that no inode has."""
-        cache = self._store.path.parent
-        source, directory = cache / "blobs" / shard / name, cache / LOST_FOUND
-        directory.mkdir(mode=0o700, exist_ok=True)
-        target = _free(directory, f"blob-{shard}-{name}")
-        if source.exists():
-            os.rename(source, target)
-
     # -- the queue -------------------------------------------------------------------------------
 
     def lose_entries(self, numbers: Sequence[int]) -> None:
@@ -338,12 +321,3 @@ class Repair(Aftermath):
 
     def entries_are_missing(self, numbers: Sequence[int]) -> None:
         self._missing += len(numbers)
-
-
-def _free(directory: Path, name: str) -> Path:
-    """A path there that nothing has."""
-    path, number = directory / name, 1
-    while os.path.lexists(path):
-        number += 1
-        path = directory / f"{name}.{number}"
-    return path
