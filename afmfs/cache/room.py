@@ -223,7 +223,12 @@ class Room:
 
     async def _free_log(self) -> None:
         before = self._disk.room().left
-        await self._shorten_log()
+        try:
+            await self._shorten_log()
+        except sqlite3.OperationalError as exc:
+            if not is_full(exc):
+                raise
+            return  # cache.db has no room to take the log; an eviction needs little of that
         if self._disk.room().left > before:
             self._count()
 
