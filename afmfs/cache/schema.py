@@ -13,12 +13,12 @@ a newer one is refused."""
 _FIRST = """
 -- Settings and small state, by name: identity, target, fileset, device, block_size, tunables
 -- (JSON), counter and token (new at every mount, compared with home's marker), tokens (JSON; those
--- that home may have), home (N of gateway/N), entry_limit and ino_limit (numbers below are taken),
+-- that home may have), past (JSON; those that it had), home (N of gateway/N),
+-- entry_limit and ino_limit (numbers below are taken),
 -- durable_entry, needs_resync (a reason, or ''), stopped, clean, boot_id, mount_id, pool (JSON;
 -- generations of blobs made in advance), leftover (JSON; those that crashes may have left to
 -- nobody), statvfs and properties (JSON; home as last seen), job (JSON; the resync, failover or
 -- recovery that is due or running, or ''), job_number (the last one), callbacks (JSON),
--- repaired_beyond (a check has made up for entries up to here that were known to home alone).
 CREATE TABLE fileset (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- One row for each object; the fields are described at `Inode`.

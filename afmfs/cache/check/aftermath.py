@@ -28,6 +28,7 @@ class Aftermath:
 
     def __init__(self, store: Store, validity: Validity) -> None:
         self._store, self._validity = store, validity
+        self.beyond: int | None = None  # entries with larger numbers are known to nobody
 
     def keep_orphans(self) -> None:
         """No blob counts as left by a crash, for the next mount to clear away: any of them may be
@@ -59,7 +60,7 @@ class Aftermath:
         """Which home it is, and that it may need a resync."""
         store = self._store
         homes = [int(p.name) for p in (store.path.parent / "gateway").glob("[1-9]*")]
-        self._go_on_beyond()
+        self.go_on_beyond()
         if store.get("durable_entry") is None:
             # Else all that is pending would count as lost by a loss of power.
             store.put("durable_entry", used_numbers(store.db)[1])
@@ -123,23 +124,26 @@ class Aftermath:
 
     # -- an older database -----------------------------------------------------------------------
 
-    def go_on_beyond(self) -> None:
-        """The database is not the newest: what it calls clean may have been written to since."""
-        (last_ns,) = self._store.execute(
+    def mend_old_database(self) -> None:
+        """What it calls clean may have been written to since; and what the gateway knows of later
+        entries would have home's versions taken for ours."""
+        store, self.beyond = self._store, used_numbers(self._store.db)[1]
+        # What was executed was durable here, and is known as far as that.
+        known = min(self.beyond, self._largest_executed())
+        store.put("durable_entry", max(int(store.get("durable_entry") or 0), known))
+        (last_ns,) = store.execute(
             "SELECT max(ifnull((SELECT max(queued_ns) FROM queue), 0),"
             " ifnull((SELECT max(time_ns) FROM event), 0),"
             " ifnull((SELECT max(ctime) FROM inode WHERE changed > 0), 0))"
         ).fetchone()
-        self._go_on_beyond()
+        self.go_on_beyond()
         self._disbelieve_clean(queue_is_whole=True, aside_since_ns=last_ns)
 
-    def _go_on_beyond(self) -> None:
+    def go_on_beyond(self) -> None:
         """Numbers that may have been used are never used again. Executed ones are known to home."""
         store = self._store
         ino, number = used_numbers(store.db)
-        executed = self._largest_executed()
-        number = max(number, self._largest_blob(), executed)
-        store.put("repaired_beyond", executed)
+        number = max(number, self._largest_blob(), self._largest_executed())
         for key, last in (("ino_limit", ino), ("entry_limit", number)):
             limit = store.get(key)
             known = limit if type(limit) is int else FIRST_INO

@@ -142,5 +142,5 @@ def log_finding(cache: Path) -> Iterator[Finding]:
             repair="it is kept beside the cache's database, and what was cached last is fetched"
             " again",
             severity=Severity.LOST,
-            mend=Repair.go_on_beyond,
+            mend=Repair.mend_old_database,
         )

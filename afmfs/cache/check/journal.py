@@ -65,7 +65,7 @@ def _against_queue(
             yield _finding("gateway.db is an older copy", _BY_MOUNT)
             return
     (executed,) = db.execute("SELECT ifnull(max(id), 0) FROM outcome").fetchone()
-    if executed > max(source.durable_now(), source.setting("repaired_beyond", 0)):
+    if executed > source.durable_now():
         source.old = f"entry {executed} was executed at home, which cache.db has not come to"
     if source.live:
         return

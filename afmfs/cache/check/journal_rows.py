@@ -32,9 +32,10 @@ def largest_entry(journal: Path) -> int:
         return 0
 
 
-def forget(journal: Path, dropped: Sequence[int]) -> None:
-    """These entries were dropped: nothing of them is under way any more."""
-    if not dropped or not journal.exists():
+def forget(journal: Path, dropped: Sequence[int], beyond: int | None = None) -> None:
+    """Entries that were `dropped`: nothing of them is under way any more. And all that lie `beyond`
+    what the cache has known: home's versions that came of them are none of ours."""
+    if (not dropped and beyond is None) or not journal.exists():
         return
     try:
         with _locked(journal.parent / "lock"), closing(sqlite3.connect(journal)) as db, db:
@@ -43,6 +44,9 @@ def forget(journal: Path, dropped: Sequence[int]) -> None:
                     f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))",
                     (json.dumps(list(dropped)),),
                 )
+            if beyond is not None:
+                for table in ("flight", "requeued", "outcome"):
+                    db.execute(f"DELETE FROM {table} WHERE id > ?", (beyond,))
     except (BlockingIOError, sqlite3.Error):
         pass  # the gateway finds out by itself that they are not in the queue
 

@@ -140,7 +140,7 @@ class Mending:
             with store:
                 repair.finish()
             store.sync_wal()
-            journal_rows.forget(source.journal, repair.dropped)
+            journal_rows.forget(source.journal, repair.dropped, repair.beyond)
         return mended
 
     def _mend(self, store: Store, repair: Repair, found: Iterable[Finding]) -> bool:

@@ -14,8 +14,8 @@ from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.findings import Finding, Severity
 
 _TEXTS = ("identity", "target", "fileset", "device")
-_JSON = ("tunables", "tokens", "pool", "leftover", "statvfs", "properties", "job", "callbacks",
-         "homes", "restoring", "told")  # fmt: skip
+_JSON = ("tunables", "tokens", "past", "pool", "leftover", "statvfs", "properties", "job",
+         "callbacks", "homes", "restoring", "told")  # fmt: skip
 
 
 def check(source: Source) -> Iterator[list[Finding]]:
@@ -121,6 +121,6 @@ def age(source: Source) -> Iterator[list[Finding]]:
                 repair="numbers go on beyond all that are in use, and what was cached last is"
                 " fetched again. What was changed since is lost: `verify --data` compares",
                 severity=Severity.LOST,
-                mend=Repair.go_on_beyond,
+                mend=Repair.mend_old_database,
             )
         ]
