@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness.disks import needs_root
-from tests.power.cuts import MANNERS, SECTOR, Log, survivors
+from tests.power.cuts import MANNERS, SECTOR, WHOLE, Log, survivors
 from tests.power.disks import Disks, blank, check, detach, powered
 from tests.power.recorder import FLUSH, RECORD, WRITE
 
@@ -30,15 +30,15 @@ def record(directory: Path, *rows: tuple[int, int, int, bytes]) -> Log:
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    (tmp_path / "base").write_bytes(b"-" * 4 * SECTOR)
+    (tmp_path / "base").write_bytes(b"-" * (WHOLE + 4 * SECTOR))
     return record(
         tmp_path,
-        (0, WRITE, 0, b"a" * SECTOR),
+        (0, WRITE, WHOLE, b"a" * SECTOR),
         (1, WRITE, 0, b"other"),
         (0, FLUSH, 0, b""),
         (1, FLUSH, 0, b""),
-        (0, WRITE, SECTOR, b"b" * 2 * SECTOR),
-        (0, WRITE, 3 * SECTOR, b"c" * SECTOR),
+        (0, WRITE, WHOLE + SECTOR, b"b" * 2 * SECTOR),
+        (0, WRITE, WHOLE + 3 * SECTOR, b"c" * SECTOR),
     )
 
 
@@ -48,7 +48,7 @@ def outcomes(log: Log, base: Path, position: int, manner: str) -> set[bytes]:
     for seed in range(60):
         image = base / "image"
         log.build(base / "base", survivors(log, 0, position, manner, random.Random(seed)), image)
-        found.add(image.read_bytes()[::SECTOR])
+        found.add(image.read_bytes()[WHOLE::SECTOR])
     return found
 
 
@@ -77,11 +77,8 @@ def disks(tmp_path: Path) -> Iterator[Disks]:
 def test_a_file_system_on_them(disks: Disks, tmp_path: Path) -> None:
     """What was fsynced is there after every cut that follows; what was not is lost in some. And
     ext4 finds no fault with any of them."""
-    disk, point, data = (
-        disks.add(blank(disks.directory / "blank")),
-        tmp_path / "p",
-        os.urandom(LARGE),
-    )
+    disk = disks.add(blank(disks.directory / "blank"))
+    point, data = tmp_path / "p", os.urandom(LARGE)
     disks.attach(disk, point)
     synced = -1
     for name in ("synced", "not"):
