@@ -40,3 +40,4 @@ def test_whatever_is_killed_nothing_acknowledged_is_lost(tmp_path: Path) -> None
     loop = play(tmp_path, KILLS, seed)
     assert loop.kinds.total() >= KILLS
     assert loop.never_reached() == []
+    loop.board.close()
