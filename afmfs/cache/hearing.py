@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 
+PAST = 200
+"""Tokens of so many earlier mounts are known: home with such a marker is an older state of it."""
+
 
 async def until_kept(call: Callable[[], Awaitable[None]], trouble: str) -> None:
     """Do what the cache's disk has to take, however long it does not."""
@@ -136,6 +139,7 @@ class Hearing:
             "counter": int(self._store.get("counter", 1)),
             "token": self._store.get("token"),
             "tokens": json.loads(self._store.get("tokens") or "[]"),
+            "past": json.loads(self._store.get("past") or "[]"),
             # Both hold for the first greeting alone: a marker that is gone later is not made anew.
             "takeover": settings.takeover and not self._claimed,
             "first": self._store.inode(ROOT) is None,
@@ -165,10 +169,21 @@ class Hearing:
         self._claimed = True
         self.connected_since = queue_report.rfc3339(time.time_ns())
         with self._store as store:
-            store.put("tokens", json.dumps([store.get("token")]))
+            self._keep_token(message)
             store.put("statvfs", json.dumps(message["statvfs"]))
             store.put("properties", json.dumps(message["properties"]))
         self._tell_of_home("afmHomeConnected", target=self.settings.target)
+
+    def _keep_token(self, message: Message) -> None:
+        """Home has this mount's token: all earlier ones are past. Not always, as a full or
+        read-only home keeps what it has."""
+        store = self._store
+        token = store.get("token")
+        if message.get("token", token) == token:
+            tokens = json.loads(store.get("tokens") or "[]")
+            past = dict.fromkeys([*json.loads(store.get("past") or "[]"), *tokens])
+            store.put("past", json.dumps([one for one in past if one != token][-PAST:]))
+            store.put("tokens", json.dumps([token]))
 
     async def _on_journal(self, message: Message) -> None:
         if await self.journals.meet(message) is not None:
@@ -222,7 +237,7 @@ class Hearing:
             # Who goes on reading what was changed finds it again and again.
             if not self.needs_resync:
                 with self._store as store:  # the state is never seen without its event
-                    store.put("needs_resync", f"{path}: {reason}")
+                    store.put("needs_resync", f"{path or '/'}: {reason}")
                     store.put("needs_resync_at", store.entries.last)
                     insert_event(store.db, "afmNeedsResync", {"path": path, "reason": reason})
             await self._durable.sync_wal()

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from afmfs.gateway import marker, syscalls
 from afmfs.gateway.home import Home
@@ -20,6 +22,34 @@ from afmfs.gateway.trouble import HomeAway, MayEnd, Trouble, gone
 from afmfs.model.properties import Properties
 
 _UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
+
+
+SLACK_NS = 4 * 10**9
+"""A marker's modification time may seem so much earlier than it was set: homes keep whole seconds,
+or two, and round as they like."""
+
+
+class Era:
+    """How far home has come, as its marker's modification time tells: moved on with every batch.
+
+    What the queue has forgotten because home had it is lost there if home is put back from a
+    snapshot or a backup, or did not keep what it confirmed. Nothing else may ever tell of it: the
+    files concerned may never be looked at again, and their only copy be evicted here.
+    """
+
+    def __init__(self, reached: int = 0) -> None:
+        """`reached`: the latest time that home is known to have kept, ns; 0 if none is known."""
+        self.reached = reached
+
+    def is_older(self, time_ns: int) -> bool:
+        return time_ns + SLACK_NS < self.reached
+
+
+class PutBack(HomeAway):
+    """Home is ours, but older than it was: connect again, at once, which reports it."""
+
+    def __init__(self, path: bytes) -> None:
+        super().__init__("Disconnected", f"{os.fsdecode(path)} is an older state of home")
 
 
 class Remounted(HomeAway):
@@ -45,6 +75,7 @@ def connect(
     previous: Properties | None = None,
     mount: str = "",
     pulse: Callable[[], None] = _nothing,
+    era: Era | None = None,
 ) -> Connection:
     """Find home at `path`, claim its marker, try out what it can hold.
 
@@ -54,18 +85,35 @@ def connect(
     as long as home does; `pulse` is called whenever it has answered, as also by what is opened.
     """
     try:
-        home = Home(path, pulse=pulse)
+        home, era = Home(path, pulse=pulse), era or Era()
         try:
-            found = marker.claim(home, wish)
+            older = _is_older(home, wish, era)
+            # An older one stays so till this is durable here, and something is done at home again.
+            time_ns = era.reached if older else max(time.time_ns(), era.reached)
+            found = marker.claim(home, replace(wish, time_ns=time_ns))
             number = home.mount_id()
             known = previous is not None and previous.tried
             if previous is None or not (known and number == mount and syscalls.is_unique(number)):
                 previous = probe(home, previous)
-            return Connection(path, found, previous, number, pulse)
+            return Connection(path, found, previous, number, pulse, era, older)
         finally:
             home.close()
     except OSError as exc:
         raise away(path, exc) from exc
+
+
+def _is_older(home: Home, wish: Claim, era: Era) -> bool:
+    """Whether this is an older state of our own home. Then it is taken for what home is now."""
+    try:
+        found, time_ns = marker.look(home)
+    except Forbidden:
+        return False
+    if found is None or found.identity != wish.ours.identity:
+        return False
+    if not (era.is_older(time_ns) or found.token in wish.past):
+        return False
+    era.reached = time_ns
+    return True
 
 
 class Connection:
@@ -78,8 +126,12 @@ class Connection:
         properties: Properties,
         mount: str,
         pulse: Callable[[], None] = _nothing,
+        era: Era | None = None,
+        older: bool = False,
     ) -> None:
         self.path = path
+        self.older = older  # than home was when it was last heard of
+        self._era = era or Era()
         self._pulse = pulse
         self.marker = found
         self.properties = properties
@@ -116,16 +168,19 @@ class Connection:
     def _open_marker(self, home: Home) -> int:
         """A descriptor of the marker, which says that home is ours."""
         try:
-            fd, raw = marker.open_marker(home)
+            fd, raw, st = marker.open_marker(home)
         except FileNotFoundError:
             raise marker.missing(home) from None
         except Forbidden as exc:
             raise HomeAway("Unmounted", exc.reason) from None
         try:
             self._compare(raw)
+            if self._era.is_older(st.st_mtime_ns):
+                raise PutBack(self.path)
         except BaseException:
             os.close(fd)
             raise
+        home.reached = max(st.st_mtime_ns, self._era.reached)
         return fd
 
     def _compare(self, raw: bytes) -> None:

@@ -14,10 +14,11 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import Any
 
-from afmfs.gateway.connection import Connection, Remounted, connect
+from afmfs.gateway.connection import Connection, Era, PutBack, Remounted, connect
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
 from afmfs.gateway.protocol import Message
@@ -58,7 +59,16 @@ Send = Callable[[Message], None]
 
 
 class Contact:
-    def __init__(self, hello: Message, send: Send, observe: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        hello: Message,
+        send: Send,
+        observe: Callable[[float], None],
+        era: Era | None = None,
+    ) -> None:
+        self.era = era or Era()
+        self.put_back: Callable[[], None] = lambda: None
+        """Called before anything else is done at a home that is older than it was."""
         self._path = parse_target(hello["target"])
         self._claim = _claim(hello)
         self._send, self._observe = send, observe
@@ -141,7 +151,7 @@ class Contact:
                 return  # of an earlier connection
             self._connection = None
             self._away = trouble
-            if not isinstance(trouble, Remounted):
+            if not isinstance(trouble, (Remounted, PutBack)):
                 self._tell_away(trouble)
             self._probe_now = True
             self._changed.notify_all()
@@ -177,7 +187,11 @@ class Contact:
     def _connect(self) -> bool:
         self._probing = start = monotonic()
         try:
-            connection = connect(self._path, self._claim, self._properties, self._mount, self.pulse)
+            connection = connect(
+                self._path, self._claim, self._properties, self._mount, self.pulse, self.era
+            )
+            if connection.older:
+                self.put_back()
             with connection.opened() as home:
                 self._look(home)
                 st = os.fstat(home.readable)
@@ -197,7 +211,7 @@ class Contact:
             self._probing, self._probed = None, monotonic()
         self._observe((monotonic() - start) / _CALLS)
         # Said once: said again later, they would seize what was taken or wiped since.
-        self._claim = Claim(self._claim.ours, tokens=self._claim.tokens)
+        self._claim = replace(self._claim, first=False, takeover=False)
         with self._changed:
             self._connection, self._properties = connection, connection.properties
             self._mount = connection.mount
@@ -214,6 +228,7 @@ class Contact:
                 "properties": connection.properties.to_dict(),
                 "statvfs": self.statvfs,
                 "home_st": _map(st),
+                "token": connection.marker.token,
             }
         )
 
@@ -294,6 +309,7 @@ def _claim(hello: Message) -> Claim:
         first=bool(hello.get("first")),
         takeover=bool(hello.get("takeover")),
         tokens=tuple(hello.get("tokens") or ()),
+        past=tuple(hello.get("past") or ()),
     )
 
 

@@ -14,11 +14,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afmfs.errors import is_damage, is_full
+from afmfs.gateway.connection import Era
 from afmfs.gateway.contact import Contact
 from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
 from afmfs.gateway.journal import AlreadyRunning, Journal
 from afmfs.gateway.journal_file import Known
+from afmfs.gateway.landing import REACHED
 from afmfs.gateway.progress import Progress
 from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
 from afmfs.gateway.replay import Replay
@@ -149,11 +151,17 @@ class _Engine:
         self.view.harmed = lambda text: say({"type": "harm", "reason": text, "database": False})
         self.progress = Progress(journal)
         self.threads = Threads(int(tunables.get("flush_threads", 4)))
-        self.contact = Contact(hello, say, lambda call_s: self.threads.learn(6 * call_s))
+        self.contact = Contact(
+            hello,
+            say,
+            lambda call_s: self.threads.learn(6 * call_s),
+            Era(journal.get(REACHED) or 0),
+        )
         self.replay = Replay(
             self.view, journal, self.progress, self.contact, self.threads, say, hello
         )
         self.contact.up_again = self.replay.wake
+        self.contact.put_back = self.replay.put_back
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
             self.replay.due, self.replay.astray,

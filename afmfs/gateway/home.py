@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +27,7 @@ _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 _NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+_REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
 
@@ -47,6 +49,7 @@ class Home(Walker):
         self.path = path
         self.properties = properties or Properties()
         self.handle = -1
+        self.reached = 0  # modification time of the marker, ns, as home keeps it
         self.root = os.open(path, os.O_PATH | os.O_DIRECTORY)
         try:
             # opened before the first write: syncfs reports only the errors that came later
@@ -314,16 +317,30 @@ class Home(Walker):
     # --- the whole
 
     def sync(self) -> None:
-        """All that was done at this home is on its stable storage.
+        """All that was done at this home is on its stable storage, and it has moved on.
 
         Where home is FUSE, syncfs doesn't reach it: files are fsynced by their writers; here the
         marker is touched and fsynced, which on a journalling file system behind it brings what
         was done to names before it to the disk as well.
         """
+        self.move_on()
         syscalls.syncfs(self.readable)
         if self.properties.is_fuse and self.handle >= 0:
-            os.utime(self.handle)
             os.fsync(self.handle)
+
+    def move_on(self) -> None:
+        """Move the marker's modification time on, never back, whatever the clock says. A home with
+        an earlier one than `reached` is an older state of this home."""
+        if self.handle < 0:
+            return
+        now = max(time.time_ns(), self.reached)
+        try:
+            os.utime(self.handle, ns=(now, now))
+        except OSError as exc:
+            if exc.errno in _REFUSED:
+                return  # it refuses all else too, which is told of
+            raise
+        self.reached = os.fstat(self.handle).st_mtime_ns
 
     def statvfs(self) -> os.statvfs_result:
         found = os.fstatvfs(self.readable)

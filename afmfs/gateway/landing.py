@@ -21,6 +21,9 @@ from afmfs.gateway.work import Failed
 from afmfs.model import remedies
 from afmfs.model.action import Content, Exchange, Push
 
+REACHED = "reached"
+"""The journal's name for how far home had come when outcomes were last recorded."""
+
 
 @dataclass(slots=True)
 class Landing:
@@ -28,6 +31,7 @@ class Landing:
     requeued: list[Requeued] = field(default_factory=list)
     untouched: list[int] = field(default_factory=list)  # not begun: as they were before
     exchanges: list[int] = field(default_factory=list)
+    reached: int = 0  # how far home has come with it (connection.Era)
     written: list[tuple[int, Content]] = field(default_factory=list)  # inodes, and what of them
 
     @property
@@ -40,6 +44,8 @@ class Landing:
         def also(db: sqlite3.Connection) -> None:
             for ino, content in self.written:  # bytes of the cache, where a resync left nulls
                 TrashBook.written(db, ino, content.ranges, content.smallest)
+            if self.reached:
+                db.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (REACHED, self.reached))
 
         seq = journal.land(self.outcomes, self.requeued, self.untouched, also)
         for entry in self.exchanges:

@@ -70,6 +70,8 @@ class Claim:
     first: bool = False
     takeover: bool = False
     tokens: Collection[str] = ()
+    past: Collection[str] = ()  # those of earlier mounts, which home has heard of since
+    time_ns: int = 0  # what the marker's modification time is to be; 0: as home sets it
 
 
 def claim(home: Home, wish: Claim) -> Marker:
@@ -87,26 +89,26 @@ def claim(home: Home, wish: Claim) -> Marker:
         if found is None:
             if not wish.first:
                 raise missing(home)
-            _write(home, wish.ours, new=True)
+            _write(home, wish, new=True)
             return wish.ours
         if not wish.takeover:
             if _is_ours(found, wish):
                 return found
             _check(found, wish)
-            return _raise_counter(home, wish.ours, found)
-    _write(home, wish.ours, new=False)
+            return _raise_counter(home, wish, found)
+    _write(home, wish, new=False)
     return wish.ours
 
 
-def _raise_counter(home: Home, ours: Marker, found: Marker) -> Marker:
+def _raise_counter(home: Home, wish: Claim, found: Marker) -> Marker:
     """From here on older copies are refused. Where home has no room, it stays as it is."""
     try:
-        _write(home, ours, new=False)
+        _write(home, wish, new=False)
     except OSError as exc:
         if exc.errno not in _NO_ROOM:
             raise
         return found  # ours too, and home is still good for reading
-    return ours
+    return wish.ours
 
 
 def missing(home: Home) -> HomeAway:
@@ -136,7 +138,7 @@ def _check(found: Marker, wish: Claim) -> None:
             "that cache is gone for good",
         )
     if wish.tokens:
-        stale = found.token not in wish.tokens
+        stale = found.token not in (*wish.tokens, *wish.past)
     else:
         stale = found.counter == ours.counter and found.owner != ours.owner
     if found.counter > ours.counter or stale:
@@ -148,27 +150,33 @@ def _check(found: Marker, wish: Claim) -> None:
 
 def read(home: Home) -> Marker | None:
     """None if there is none. Forbidden if it is nothing that we can read; OSError from home."""
+    found, _ = look(home)
+    return found
+
+
+def look(home: Home) -> tuple[Marker | None, int]:
+    """As `read`, and the marker's modification time, ns."""
     try:
-        fd, raw = open_marker(home)
+        fd, raw, st = open_marker(home)
     except FileNotFoundError:
-        return None
+        return None, 0
     os.close(fd)
-    return parse(raw)
+    return parse(raw), st.st_mtime_ns
 
 
-def open_marker(home: Home) -> tuple[int, bytes]:
-    """A descriptor of the marker, for writing where possible, and its bytes."""
+def open_marker(home: Home) -> tuple[int, bytes, os.stat_result]:
+    """A descriptor of the marker, for writing where possible, its bytes and attributes."""
     try:
         directory = home.directory((MARKER,))
     except NotADirectoryError:
         raise _unreadable(".afm in home's root is not a directory") from None
     try:
         try:
-            fd, _ = home.open_file(directory, NAME, os.O_RDWR)
+            fd, st = home.open_file(directory, NAME, os.O_RDWR)
         except OSError as exc:
             if exc.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise
-            fd, _ = home.open_file(directory, NAME, os.O_RDONLY)
+            fd, st = home.open_file(directory, NAME, os.O_RDONLY)
     except OSError as exc:
         if exc.errno in (errno.ELOOP, errno.EISDIR, errno.ESTALE):
             raise _unreadable(".afm/home.json in home's root is no regular file") from None
@@ -179,7 +187,7 @@ def open_marker(home: Home) -> tuple[int, bytes]:
         os.close(fd)
         raise
     home.pulse()
-    return fd, raw
+    return fd, raw, st
 
 
 def parse(raw: bytes) -> Marker:
@@ -211,7 +219,7 @@ def _unreadable(reason: str) -> Forbidden:
     )
 
 
-def _write(home: Home, marker: Marker, *, new: bool) -> None:
+def _write(home: Home, wish: Claim, *, new: bool) -> None:
     """Put the marker in place; durable on return. With `new`, EEXIST if another was faster."""
     before = os.fstat(home.readable)
     try:
@@ -229,7 +237,9 @@ def _write(home: Home, marker: Marker, *, new: bool) -> None:
         pass
     fd = home.make_file(directory, _NEW)
     try:
-        os.write(fd, marker.encode())
+        os.write(fd, wish.ours.encode())
+        if wish.time_ns:
+            os.utime(fd, ns=(wish.time_ns, wish.time_ns))
         os.fsync(fd)
         # the bytes before the name: an empty marker would be nobody's
         if new:

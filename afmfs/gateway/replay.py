@@ -335,13 +335,15 @@ class Replay:
         )
 
     def _sync_home(self, home: Home) -> None:
-        if self._home_sync == "none":
-            return
         try:
-            home.sync()
+            if self._home_sync == "none":
+                home.move_on()
+            else:
+                home.sync()
         except OSError as exc:
             # What was written since the last sync may be lost: all of it is in doubt.
             raise gone("home can't be synced", exc.errno) from exc
+        self._contact.era.reached = home.reached
 
     def _give_back(self, pick: Pick) -> None:
         """No durable point can be had: the batch was not begun."""
@@ -357,6 +359,7 @@ class Replay:
         landing = land(pick, result, self._journal.requeued())
         self._progress.end()
         self._landing, self._breaks, self._said = landing, 0, ""
+        landing.reached = self._contact.era.reached
         firsts = {action.ids[0] for action, _ in result.failed}
         for one in landing.requeued:
             if one.tries == 1 and one.id in firsts:
@@ -370,6 +373,16 @@ class Replay:
         self._needs_resync = True
         path = trouble.path.decode("utf-8", "surrogateescape")
         self._send({"type": "inconsistent", "reason": trouble.reason, "path": path})
+
+    def put_back(self) -> None:
+        """Home is not what it was: what it had and the queue has forgotten may be lost there."""
+        self.report(
+            Inconsistent(
+                b"",
+                "home is an older state of itself: put back from a snapshot or a backup, or what it"
+                " had confirmed is lost",
+            )
+        )
 
     # -- outcomes --------------------------------------------------------------------------------
 

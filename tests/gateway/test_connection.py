@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from afmfs.gateway import marker, syscalls
-from afmfs.gateway.connection import Remounted, connect
+from afmfs.gateway.connection import Connection, Era, PutBack, Remounted, connect
 from afmfs.gateway.home import Home
 from afmfs.gateway.marker import Claim, Forbidden, Marker
 from afmfs.gateway.trouble import HomeAway, MayEnd
@@ -153,3 +153,77 @@ def test_mounts_have_numbers_on_old_kernels_too(
     os.close(fd)
     assert old.startswith("m")
     assert new[0] in "um"
+
+
+def moved_on(connection: Connection) -> int:
+    """As after a batch: how far home has come."""
+    with connection.opened() as home:
+        home.sync()
+        return home.reached
+
+
+def at_home(root: Path) -> int:
+    return (root / ".afm/home.json").stat().st_mtime_ns
+
+
+LATER_NS = 60 * 10**9
+
+
+@pytest.fixture
+def era() -> Era:
+    return Era()
+
+
+@pytest.fixture
+def linked(root: Path, ours: Marker, era: Era) -> Connection:
+    return connect(os.fsencode(root), Claim(ours, first=True), era=era)
+
+
+def test_home_moves_on_and_never_back(
+    root: Path, linked: Connection, era: Era, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    era.reached = reached = moved_on(linked)
+    assert reached == at_home(root)
+    monkeypatch.setattr("time.time_ns", lambda: reached - LATER_NS)  # the clock is set back
+    assert moved_on(linked) == reached
+    monkeypatch.setattr("time.time_ns", lambda: reached + LATER_NS)
+    assert moved_on(linked) == reached + LATER_NS
+
+
+def test_an_older_state_of_home_is_seen_at_once(
+    root: Path, ours: Marker, linked: Connection, era: Era
+) -> None:
+    era.reached = moved_on(linked)
+    with linked.opened():
+        pass
+    era.reached += LATER_NS  # what is there now is older
+    with pytest.raises(PutBack), linked.opened():
+        pass
+    before = at_home(root)
+    again = connect(os.fsencode(root), Claim(replace(ours, counter=2)), era=era)
+    assert again.older
+    assert at_home(root) == before  # who goes on after a crash must see it as well
+    with again.opened():
+        pass
+
+
+def test_what_is_known_of_home_is_no_older_state(
+    root: Path, ours: Marker, linked: Connection, era: Era, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    era.reached = moved_on(linked) + LATER_NS
+    os.utime(root / ".afm/home.json", ns=(era.reached, era.reached))
+    next_mount = Claim(replace(ours, counter=2, token="token-2"), tokens={"token-1"})
+    assert not connect(os.fsencode(root), next_mount, era=era).older
+    assert at_home(root) == era.reached  # by a marker that was written anew before that time
+    assert not connect(os.fsencode(root), next_mount, era=Era()).older  # nothing is known
+
+
+def test_the_marker_of_an_earlier_mount_is_an_older_state(
+    root: Path, ours: Marker, linked: Connection
+) -> None:
+    later = replace(ours, counter=3, token="token-3")
+    with pytest.raises(Forbidden, match="old copy of the cache"):
+        connect(os.fsencode(root), Claim(later, tokens={"token-2"}))
+    found = connect(os.fsencode(root), Claim(later, tokens={"token-2"}, past={"token-1"}))
+    assert found.older
+    assert found.marker == later

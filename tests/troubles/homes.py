@@ -53,8 +53,11 @@ class Home:
         (self.base / "aside").rename(self.target)
 
     def copy(self) -> None:
-        """A snapshot of it."""
-        subprocess.run(["cp", "-a", self.target, self.base / "snapshot"], check=True)
+        """A snapshot of it, an hour ago."""
+        snapshot = self.base / "snapshot"
+        subprocess.run(["cp", "-a", self.target, snapshot], check=True)
+        marker = snapshot / ".afm/home.json"
+        os.utime(marker, (marker.stat().st_atime, marker.stat().st_mtime - 3600))
 
     def put_snapshot(self) -> None:
         """An administrator has restored it."""

@@ -38,13 +38,13 @@ def warm_up(point: Path) -> None:
 
 
 def say(mount: Mount, command: str) -> None:
-    """A control command; where home was away a moment ago, as soon as that is known to be over."""
+    """A control command; where home was away, or is being recovered, as soon as that is over."""
 
     def taken() -> bool:
         try:
             (mount.point / ".afm/control").write_text(command)
         except OSError as exc:
-            if exc.errno != errno.EHOSTDOWN:
+            if exc.errno not in (errno.EHOSTDOWN, errno.EBUSY):
                 raise
             return False
         return True
