@@ -13,11 +13,12 @@ import click
 
 from tests.crash.rules import RULES
 from tests.faults.planted import PLANTED, Fault
+from tests.power.faults import FAULTS as POWER
 
 ROOT = Path(__file__).resolve().parents[2]
 COPIED = ("afmfs", "mount", "tests", "pyproject.toml", "README.md", "scripts")
 PATIENCE = 600.0
-ALL = (*PLANTED, *(rule.fault for rule in RULES))
+ALL = (*PLANTED, *POWER, *(rule.fault for rule in RULES))
 
 
 def plant(fault: Fault, root: Path) -> None:
@@ -39,7 +40,8 @@ def copy(root: Path) -> None:
 def red(root: Path, tests: tuple[str, ...]) -> list[str]:
     """The first test that fails, or none."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
-    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {"AFMFS_ROUNDS": "5", **os.environ, "PYTHONPATH": str(root)}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     run = subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, timeout=PATIENCE
     )

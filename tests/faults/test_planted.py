@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.planted import PLANTED, Fault
+from tests.power.faults import FAULTS as POWER
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -16,7 +17,7 @@ def test_there_are_enough() -> None:
     assert len({fault.name for fault in PLANTED}) == len(PLANTED) >= 15
 
 
-@pytest.mark.parametrize("fault", PLANTED, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", (*PLANTED, *POWER), ids=lambda fault: fault.name)
 def test_it_can_be_planted(fault: Fault) -> None:
     text = (ROOT / fault.file).read_text()
     assert text.count(fault.old) == 1

@@ -17,7 +17,9 @@ from tests.power.cuts import Log, everything, survivors
 from tests.power.disks import Disks, blank, detach, powered
 from tests.power.history import Found, History
 
-OPTIONS = ("block_size=4K", "async_delay=0", "durable_interval=1", "auto_resync=off")
+OPTIONS = ("block_size=4K", "auto_resync=off")
+PACES = (("async_delay=0", "durable_interval=1"), ("async_delay=1", "durable_interval=5"))
+"""Replay and durable points at any time, or long stretches without."""
 
 FIRST_CACHE, FIRST_HOME = 0, 1
 """Disks of a life: those that it begins with."""

@@ -32,7 +32,7 @@ from tests.power.cuts import MANNERS, Log
 from tests.power.disks import Disks
 from tests.power.history import Found
 from tests.power.program import Program
-from tests.power.recording import FIRST_CACHE, FIRST_HOME, Cut, Recording, tree
+from tests.power.recording import FIRST_CACHE, FIRST_HOME, PACES, Cut, Recording, tree
 
 ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
 SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
@@ -82,7 +82,7 @@ class Life:
         self.recording, self.dice = recording, dice
         home = fill(recording.base / "fill", dice)
         recording.start(recording.base / "fill")
-        self.mount: Mount = recording.mount(watch=WATCH_SECONDS)
+        self.mount: Mount = recording.mount(*dice.choice(PACES), watch=WATCH_SECONDS)
         history, disks = recording.history, recording.disks
         self.program = Program(
             self.mount.point, history, lambda: disks.position, dice, recording.write_back
