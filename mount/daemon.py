@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -124,6 +125,9 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, AfmError):
         log.debug("refused", exc_info=error)
         return FAILED, str(error)
+    if isinstance(error, sqlite3.Error):
+        log.debug("a database fails", exc_info=error)
+        return SYSTEM, f"the cache's databases can't be used: {error}"
     log.critical("the mount ends", exc_info=error)
     if isinstance(error, OSError):
         return SYSTEM, str(error)

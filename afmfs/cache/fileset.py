@@ -473,6 +473,13 @@ class Fileset(Steering):
             store.add(Inode(UNLINKED, stat.S_IFDIR | 0o700, 0, 0, 0, 2, 0, 0, 0, 0))
         store.sync_wal()
 
+    def abandon(self) -> None:
+        """Let go of a cache that can't be served."""
+        self._retirement.close()
+        self._checkpointer.close()
+        self._blobs.close()
+        self._store.close()
+
     async def close(self) -> None:
         """Stop within seconds; what is pending stays in the cache and goes on at the next mount."""
         with trio.CancelScope(shield=True):
@@ -519,7 +526,11 @@ async def open_fileset(
     try:
         with opening(settings.cache):
             fileset = Fileset(settings, start)
-            fileset.recover()
+            try:
+                fileset.recover()
+            except BaseException:
+                fileset.abandon()
+                raise
         async with trio.open_nursery() as link:
             fileset.start_link(link)
             try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import shlex
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +13,15 @@ from pathlib import Path
 
 from afmfs.errors import Refused, is_full
 
+log = logging.getLogger(__name__)
+
 LEAST, LEAST_FILES = 2 << 20, 16
 """With less of the disk than this a cache may not be opened."""
 
 
 @contextmanager
 def opening(cache: Path) -> Iterator[None]:
-    """Refused where the disk of `cache` is why what is done inside fails."""
+    """Refused where the disk of `cache` is why what is done inside fails, or what the cache holds."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:
@@ -25,6 +29,13 @@ def opening(cache: Path) -> Iterator[None]:
         if not why:
             raise
         raise Refused(f"the cache {cache} can't be opened: {why}, then mount again") from exc
+    except (ValueError, TypeError, LookupError, ArithmeticError) as exc:
+        # A page that SQLite takes for sound need not hold what was written.
+        log.debug("what the cache holds", exc_info=exc)
+        raise Refused(
+            f"the cache {cache} is damaged: it holds what makes no sense ({exc})"
+            f"; see `afmctl {shlex.quote(str(cache))} check`"
+        ) from exc
 
 
 def _why(cache: Path, exc: OSError | sqlite3.OperationalError) -> str:

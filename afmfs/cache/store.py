@@ -86,20 +86,30 @@ class Counters:
 class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.db = connect(path)
-        version = self.db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            create(self.db)
-        elif version > VERSION:
-            raise Refused(f"{path.parent} is a cache of format {version}; this is {VERSION}")
-        elif version < VERSION:
-            upgrade(self.db, version)
-        # The log exists from the first read on. A descriptor of the log may be opened beside
-        # SQLite; opening and closing cache.db itself would take SQLite's locks away.
-        self.execute("SELECT count(*) FROM fileset").fetchone()
-        self._wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
-        self._page = int(self.execute("PRAGMA page_size").fetchone()[0])
+        self.db, version = _find(path)
+        try:
+            prepare(self.db)
+            if version == 0:
+                create(self.db)
+            elif version < VERSION:
+                upgrade(self.db, version)
+            # The log exists from the first read on. A descriptor of the log may be opened beside
+            # SQLite; opening and closing cache.db itself would take SQLite's locks away.
+            self.db.execute("SELECT count(*) FROM fileset").fetchone()
+            self._page = int(self.db.execute("PRAGMA page_size").fetchone()[0])
+            self._wal = os.open(f"{path}-wal", os.O_RDWR | os.O_CLOEXEC)
+        except BaseException:
+            self.db.close()
+            raise
         self.disk = Disk(path.parent, self._growth)
+        try:
+            self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self) -> None:
+        """Read what is in memory as long as the connection is open."""
         # What a peak has made of the log is given back when the log begins anew.
         self.execute(f"PRAGMA journal_size_limit={self.disk.log_limit}")
         self.disk.keep(self._wal, min(BALLAST, self.disk.log_limit))
@@ -109,7 +119,8 @@ class Store:
         self._updates: dict[tuple[str, ...], str] = {}
         counted = self.execute("SELECT * FROM counters").fetchone()
         if counted is None:
-            raise Damaged(f"{path} has no counters: `afmctl {path.parent} check --repair`")
+            cache = self.path.parent
+            raise Damaged(f"{self.path} has no counters: `afmctl {cache} check --repair`")
         self.counters = Counters(counted)
         self._counted = self.counters.row()
         self.commits = 0  # transactions of this process; tells whether anything changed since
@@ -366,10 +377,38 @@ class Store:
         self.disk.close()
 
 
+def _find(path: Path) -> tuple[sqlite3.Connection, int]:
+    """A connection, and the cache's format, 0 if it is new. Refused, with nothing changed, where
+    the database is not ours."""
+    cache = path.parent
+    if os.path.lexists(path) and not path.is_file():
+        raise Refused(f"{path} is no file: is {cache} a cache? Name it with -o cache=DIR")
+    db = _open(path)
+    try:
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
+        if not 0 <= version <= VERSION:
+            raise Refused(f"{cache} is a cache of format {version}; this is {VERSION}")
+        if bool(tables) != bool(version) or (version and "inode" not in tables):
+            raise Refused(f"{path} is another program's: name a cache with -o cache=DIR")
+    except BaseException:
+        db.close()
+        raise
+    return db, version
+
+
 def connect(path: Path) -> sqlite3.Connection:
     """A writing connection. The log is checkpointed by a thread of its own, never in a commit."""
+    return prepare(_open(path))
+
+
+def _open(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     db.text_factory = os.fsdecode
+    return db
+
+
+def prepare(db: sqlite3.Connection) -> sqlite3.Connection:
     for pragma in (
         # Every page that a transaction touches goes into the log: 1 KiB pages made a write 20 %
         # faster than 4 KiB ones, and the log a quarter as long.

@@ -83,6 +83,11 @@ class Gateway:
             self.send({"type": "away", "state": "Disconnected", "reason": reason, "held": True})
             self.crashed()
             return
+        except (OSError, sqlite3.Error) as exc:
+            reason = f"the gateway's journal can't be opened: {exc}"
+            self.send({"type": "away", "state": "Disconnected", "reason": reason})
+            self.crashed()
+            return
         self._engine = engine = _Engine(self._cache, directory, journal, hello, self.send)
         engine.replay.introduce()
         self._spawn(engine.contact.run, "probe")

@@ -171,7 +171,7 @@ def _version(db: sqlite3.Connection, path: Path) -> int:
     if version > VERSION:
         raise sqlite3.DatabaseError(f"{path} is of format {version}; this is {VERSION}")
     tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-    if version == 0 or not tables.issuperset({"flight", "outcome", "requeued", "state"}):
+    if version <= 0 or not tables.issuperset({"flight", "outcome", "requeued", "state"}):
         raise Damaged("it is no journal")
     (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":

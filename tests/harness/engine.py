@@ -33,6 +33,7 @@ class ThreadGateway:
         self.pid = os.getpid()
         self._sock = socket.socket(fileno=os.dup(sock.fileno()))
         self._gateway = Gateway(cache, home, lambda m, fds: protocol.send(self._sock, m, fds))
+        self._gateway.crashed = lambda: self._sock.shutdown(socket.SHUT_RDWR)
         self._thread = threading.Thread(target=self._serve, name="gateway")
         self._thread.start()
 
