@@ -345,6 +345,8 @@ def summary(loop: Loop, kills: int, seconds: float) -> None:
     print(f"{'reached':>12} {'killed':>6}")
     for name in POINTS:
         print(f"{reached[name]:12} {deaths[name]:6} {name}")
+    spared = [name for name in POINTS if not deaths[name]]
+    print(f"{len(POINTS)} crash points; reached, but not killed at: {', '.join(spared) or 'none'}")
 
 
 if __name__ == "__main__":
