@@ -23,6 +23,8 @@ from afmfs.errors import UnknownCommand
 _PATHS, _BYTES = 50, 16 << 10
 """Most paths of one command, and what they may be long, quoted: the control file takes 32 KiB."""
 
+_LONGEST_LIST = 256 << 20
+
 _ONE_OF = ("--file", "--list-file", "--safe-limit")
 
 
@@ -46,12 +48,14 @@ def _listed(name: str) -> list[str]:
     """The paths in a file, one a line, or each ended by a NUL; - is the standard input."""
     try:
         if name == "-":
-            data = sys.stdin.buffer.read()
+            data = sys.stdin.buffer.read(_LONGEST_LIST + 1)
         else:
             with open(name, "rb") as file:
-                data = file.read()
+                data = file.read(_LONGEST_LIST + 1)
     except OSError as error:
         raise Failure(f"{name}: {error.strerror}") from error
+    if len(data) > _LONGEST_LIST:
+        raise Failure(f"{name}: longer than {decimal(_LONGEST_LIST)}: is it a list of paths?")
     paths = data.split(b"\0") if b"\0" in data else data.splitlines()
     return [os.fsdecode(path) for path in paths if path]
 

@@ -44,11 +44,23 @@ class Request:
 
 
 def emit(text: str, stream: Any = None) -> None:
-    """Print text in which surrogates stand for bytes."""
+    """Print text in which surrogates stand for bytes. A terminal gets nothing that it would obey:
+    anybody may name a file at home."""
     stream = stream or sys.stdout
+    if stream.isatty():
+        text = visible(text)
     stream.flush()
     stream.buffer.write(os.fsencode(text))
     stream.flush()
+
+
+def visible(text: str) -> str:
+    """Text with escapes for what can't be seen."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _escape(c) for c in text)
+
+
+def _escape(c: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(c))
 
 
 def control(request: Request, mount: Mount, access: Access) -> str:

@@ -21,7 +21,7 @@ LEAST, LEAST_FILES = 2 << 20, 16
 
 @contextmanager
 def opening(cache: Path) -> Iterator[None]:
-    """Refused where the disk of `cache` is why what is done inside fails, or what the cache holds."""
+    """Refused where the disk of `cache`, or what the cache holds, is why what is done fails."""
     try:
         yield
     except (OSError, sqlite3.OperationalError) as exc:

@@ -6,9 +6,9 @@ import errno
 import os
 import threading
 from collections import OrderedDict, deque
+from collections.abc import Callable
 
 from afmfs.model.paths import is_name
-from collections.abc import Callable
 
 Path = tuple[bytes, ...]
 """A place below home's root, component by component; () is the root."""
