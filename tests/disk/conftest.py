@@ -36,12 +36,11 @@ def mount_on(home: Path, disks: MakeDisk, request: pytest.FixtureRequest) -> Ite
     """Mount a cache that lies on a disk; ended before the disk is."""
     mounts: list[Mount] = []
 
-    def make(disk: Disk, *options: str, start: bool = True) -> Mount:
-        mount = Mount(home, disk.path.with_name(f"fs{len(mounts)}"), *options)
+    def make(disk: Disk, *options: str, watch: float = 180.0) -> Mount:
+        mount = Mount(home, disk.path.with_name(f"fs{len(mounts)}"), *options, watch=watch)
         mount.cache = disk.path / "cache"
         mounts.append(mount)
-        if start:
-            mount.mount()
+        mount.mount()
         return mount
 
     yield make

@@ -17,23 +17,35 @@ from pathlib import Path
 
 LARGEST = 200_000
 
+KILLED = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
+"""What a program hears of a mount that was killed under it."""
+
+
+class Killed(Exception):
+    """Nobody knows what became of the last operation."""
+
 
 class Writer:
     """`allowed`: the errors that it may meet."""
 
     def __init__(self, place: Path, seed: int, allowed: frozenset[int]) -> None:
         self.place, self.allowed = place, allowed
+        self.doubtful: set[str] = set()  # names that were at work when the mount was killed
         self.files: dict[str, bytearray] = {}
         self.met: Counter[int] = Counter()  # errors, 0: none
         self.trouble: BaseException | None = None
         self._random = random.Random(seed)
         self._made = 0
-        place.mkdir()
+        self._at_work: set[str] = set()
+        self._cut_short: set[str] = set()  # by the last write: what it asked for may follow
+        place.mkdir(exist_ok=True)
 
     def work(self, ended: threading.Event) -> None:
         try:
             while not ended.is_set():
                 self.step()
+        except Killed:
+            self.doubtful |= self._at_work | self._cut_short
         except BaseException as exc:  # told by whoever started the thread
             self.trouble = exc
 
@@ -47,19 +59,28 @@ class Writer:
             self._random.choice(acts)()
             self.met[0] += 1
         except OSError as exc:
+            if exc.errno in KILLED and self.allowed >= KILLED:
+                raise Killed from exc
             if exc.errno not in self.allowed:
                 raise
             self.met[exc.errno or 0] += 1
+        self._at_work = set()
 
     def _bytes(self) -> bytes:
         return self._random.randbytes(self._random.choice((10, 5000, LARGEST)))
 
     def _some(self) -> str:
-        return self._random.choice(list(self.files))
+        name = self._random.choice(list(self.files))
+        self._at_work.add(name)
+        return name
+
+    def _new(self) -> str:
+        self._made += 1
+        self._at_work.add(f"{self._made}")
+        return f"{self._made}"
 
     def _make(self) -> None:
-        name = f"{self._made}"
-        self._made += 1
+        name = self._new()
         os.close(os.open(self.place / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         self.files[name] = bytearray()
         self._put(name, 0)
@@ -79,6 +100,7 @@ class Writer:
         fd = os.open(self.place / name, os.O_WRONLY)
         try:
             count = os.pwrite(fd, data, offset)
+            self._cut_short = {name} if count < len(data) else set()
             content[offset : offset + count] = data[:count]
         finally:
             os.close(fd)
@@ -92,8 +114,7 @@ class Writer:
         content.extend(bytes(size - len(content)))
 
     def _rename(self) -> None:
-        name, to = self._some(), f"{self._made}"
-        self._made += 1
+        name, to = self._some(), self._new()
         os.rename(self.place / name, self.place / to)
         self.files[to] = self.files.pop(name)
 
@@ -102,29 +123,47 @@ class Writer:
         os.unlink(self.place / name)
         del self.files[name]
 
+    def settle(self) -> None:
+        """After a kill: what was at work may be done, or not, or in part."""
+        for name in self.doubtful:
+            self.files.pop(name, None)
+            if (self.place / name).exists():
+                self.files[name] = bytearray((self.place / name).read_bytes())
+        self.doubtful = set()
+
     def check(self, place: Path) -> None:
         """What was acknowledged is there, and nothing else."""
         assert set(os.listdir(place)) == set(self.files)
         for name, content in self.files.items():
-            assert (place / name).read_bytes() == content, name
+            found = (place / name).read_bytes()
+            assert found == content, f"{place / name}: {difference(found, content)}"
+
+
+def difference(found: bytes, content: bytes) -> str:
+    """Where it begins, and what is there."""
+    same = next((n for n, (a, b) in enumerate(zip(found, content, strict=False)) if a != b), None)
+    if same is None:
+        return f"{len(found)} bytes in place of {len(content)}"
+    zeros = len(found[same:]) - len(found[same:].lstrip(b"\0"))
+    return f"of {len(found)} and {len(content)} bytes, another at {same}; {zeros} zeros there"
+
+
+NO_ROOM = frozenset({errno.ENOSPC})
+
+
+def make_writers(point: Path, *, seed: int = 1, allowed: frozenset[int] = NO_ROOM) -> list[Writer]:
+    return [Writer(point / f"w{number}", seed + number, allowed) for number in range(3)]
 
 
 @contextmanager
-def writers(
-    point: Path,
-    count: int = 3,
-    *,
-    seed: int = 1,
-    allowed: frozenset[int] = frozenset({errno.ENOSPC}),
-) -> Iterator[list[Writer]]:
-    """Writers that work inside the block. Any other error than those `allowed` fails it."""
+def at_work(found: list[Writer]) -> Iterator[None]:
+    """They work inside the block. Any other error than those that they may meet fails it."""
     ended = threading.Event()
-    found = [Writer(point / f"w{number}", seed + number, allowed) for number in range(count)]
     threads = [threading.Thread(target=one.work, args=(ended,)) for one in found]
     for thread in threads:
         thread.start()
     try:
-        yield found
+        yield
     finally:
         ended.set()
         for thread in threads:
