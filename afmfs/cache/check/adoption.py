@@ -62,8 +62,17 @@ class Adoption:
         row = self._store.execute(
             "SELECT 1 FROM unrepresentable WHERE ino=?", (inode.ino,)
         ).fetchone()
-        unknown = inode.is_file and inode.home_mtime is None
-        return unknown or row is not None or bool(self._store.pending([inode]))
+        queued = self._store.execute(
+            "SELECT 1 FROM queue WHERE ino=?1 OR ino2=?1", (inode.ino,)
+        ).fetchone()
+        unknown = inode.is_file and not inode.home_mtime  # 0 stands for one that nobody knows
+        pending = queued is not None or bool(self._store.pending([inode]))
+        return unknown or row is not None or pending
+
+    def is_possible(self) -> bool:
+        """Whether a directory can be made in the root: not if that was never read."""
+        root = self._store.inode(ROOT)
+        return root is not None and root.listed == LISTED
 
     def adopt(self, inode: Inode) -> None:
         """A name for it in lost+found; it counts as changed, so that home hears of it."""

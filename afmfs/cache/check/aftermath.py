@@ -3,6 +3,7 @@ database was rebuilt, or are of an earlier time than the rest of the cache."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import defaultdict
@@ -41,6 +42,16 @@ class Aftermath:
         """What rows that may be missing would have said."""
         store = self._store
         self.keep_orphans()
+        if "queue" in incomplete:
+            # What was retired may have been found on pages that are in use no more. What is dropped
+            # with it is made up for, as inodes tell of it.
+            store.execute("DELETE FROM queue WHERE id <= (SELECT max(retired) FROM inode)")
+            self._keep_parts()
+        if incomplete & {"inode", "blockmap", "span"}:
+            whole, since = "queue" not in incomplete, None
+            if "inode" in incomplete:
+                since = self._last_ns()
+            self._disbelieve_clean(queue_is_whole=whole, aside_since_ns=since)
         if incomplete & {"blockmap", "span"}:
             # What is pending is in the blobs: without its marks it would not be sent.
             for ino, start, end in store.execute(
@@ -113,14 +124,32 @@ class Aftermath:
             self.set_aside(path.parent.name, path.name)
             self._store.save(inode, gen=0)
 
+    def _keep_parts(self) -> None:
+        """Of a file that is partly here nobody may know any more what was written: a copy of its
+        blob is kept, before what is not known is fetched again."""
+        rows = self._store.execute(
+            "SELECT gen FROM inode WHERE NOT whole AND gen AND changed>retired"
+        )
+        for (gen,) in rows.fetchall():
+            path = self._store.path.parent / "blobs" / blob_name(gen)
+            if path.exists():
+                copy_sparse(path, self._place(path.parent.name, path.name))
+
     def set_aside(self, shard: str, name: str) -> None:
         """Keep a blob that no inode has."""
-        cache = self._store.path.parent
-        source, directory = cache / "blobs" / shard / name, cache / LOST_FOUND
-        directory.mkdir(mode=0o700, exist_ok=True)
-        target = _free(directory, f"blob-{shard}-{name}")
+        source = self._store.path.parent / "blobs" / shard / name
         if source.exists():
-            os.rename(source, target)
+            os.rename(source, self._place(shard, name))
+
+    def _place(self, shard: str, name: str) -> Path:
+        """A free path in lost+found."""
+        directory = self._store.path.parent / LOST_FOUND
+        directory.mkdir(mode=0o700, exist_ok=True)
+        path, number = directory / f"blob-{shard}-{name}", 1
+        while os.path.lexists(path):
+            number += 1
+            path = directory / f"blob-{shard}-{name}.{number}"
+        return path
 
     # -- an older database -----------------------------------------------------------------------
 
@@ -131,13 +160,18 @@ class Aftermath:
         # What was executed was durable here, and is known as far as that.
         known = min(self.beyond, self._largest_executed())
         store.put("durable_entry", max(int(store.get("durable_entry") or 0), known))
-        (last_ns,) = store.execute(
+        since = self._last_ns()
+        self.go_on_beyond()
+        self._disbelieve_clean(queue_is_whole=True, aside_since_ns=since)
+
+    def _last_ns(self) -> int:
+        """When something was done that the tables know of, last."""
+        (last,) = self._store.execute(
             "SELECT max(ifnull((SELECT max(queued_ns) FROM queue), 0),"
             " ifnull((SELECT max(time_ns) FROM event), 0),"
             " ifnull((SELECT max(ctime) FROM inode WHERE changed > 0), 0))"
         ).fetchone()
-        self.go_on_beyond()
-        self._disbelieve_clean(queue_is_whole=True, aside_since_ns=last_ns)
+        return int(last)
 
     def go_on_beyond(self) -> None:
         """Numbers that may have been used are never used again. Executed ones are known to home."""
@@ -166,10 +200,20 @@ class Aftermath:
         return largest
 
 
-def _free(directory: Path, name: str) -> Path:
-    """A path there that nothing has."""
-    path, number = directory / name, 1
-    while os.path.lexists(path):
-        number += 1
-        path = directory / f"{name}.{number}"
-    return path
+def copy_sparse(source: Path, target: Path) -> None:
+    """A copy with the same holes."""
+    with source.open("rb") as one, target.open("xb") as other:
+        size = os.fstat(one.fileno()).st_size
+        os.truncate(other.fileno(), size)
+        end = 0
+        while end < size:
+            try:
+                start = os.lseek(one.fileno(), end, os.SEEK_DATA)
+            except OSError as exc:
+                if exc.errno != errno.ENXIO:
+                    raise
+                return  # holes to the end
+            end = os.lseek(one.fileno(), start, os.SEEK_HOLE)
+            while start < end:
+                data = os.pread(one.fileno(), min(end - start, 1 << 20), start)
+                start += os.pwrite(other.fileno(), data, start)

@@ -44,7 +44,7 @@ class Entries:
                 yield self._bad(row, fault)
             else:
                 sound.append(Entry(*row)._replace(op=Op(row[1])))
-        modes = self._modes({ino for e in sound for ino in _about(e) if ino is not None})
+        modes, changed = self._inodes({ino for e in sound for ino in _about(e) if ino is not None})
         gone: dict[int, Entry] = {}
         for e in sound:
             settled = e.op in DATA_OPS and e.id <= self._source.settled_through
@@ -52,15 +52,18 @@ class Entries:
                 if ino is not None and ino not in modes and not settled:
                     gone[ino] = e
             yield from self._parents(e, modes)
+            if e.op in DATA_OPS and e.id > changed.get(e.ino, e.id):
+                yield self._later(e, changed[e.ino])
         for ino in gone.keys() - self._removed(gone):
             yield self._of_nothing(ino, gone[ino])
 
-    def _modes(self, inos: Iterable[int]) -> dict[int, int]:
+    def _inodes(self, inos: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+        """Mode, and last change, of each that there is."""
         rows = self._source.execute(
-            "SELECT ino, mode FROM inode WHERE ino IN (SELECT value FROM json_each(?))",
+            "SELECT ino, mode, changed FROM inode WHERE ino IN (SELECT value FROM json_each(?))",
             (json.dumps(sorted(inos)),),
-        )
-        return dict(rows)
+        ).fetchall()
+        return {row[0]: row[1] for row in rows}, {row[0]: row[2] for row in rows}
 
     def _removed(self, inos: Iterable[int]) -> set[int]:
         """Those that a pending entry removes for good: their inodes have gone at once."""
@@ -85,6 +88,17 @@ class Entries:
             severity=Severity.LOST,
             detail={"entry": number},
             mend=doing(Repair.lose_entries, [number]),
+        )
+
+    def _later(self, entry: Entry, changed: int) -> Finding:
+        """Its inode would count as clean while the entry is pending."""
+        return Finding(
+            kind="bad row",
+            text=f"its last change is said to be entry {changed}, and {entry.id} is queued",
+            repair="it is set right",
+            ino=entry.ino,
+            path=self._source.path(entry.ino),
+            mend=doing(Repair.set_columns, entry.ino, {"changed": entry.id}),
         )
 
     def _of_nothing(self, ino: int, entry: Entry) -> Finding:

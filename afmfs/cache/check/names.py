@@ -92,6 +92,6 @@ def _finding(
         repair=repair,
         path=source.path_of_name(parent, name),
         ino=ino if type(ino) is int else None,
-        detail={"parent": parent},
+        detail={"parent": str(parent), "place": str(place)},
         mend=mend or doing(Repair.remove_name, parent, place),
     )

@@ -131,9 +131,21 @@ class Repair(Aftermath):
     def adopt_orphan(self, ino: int) -> None:
         """A name in lost+found if anything of it, or below it, is only here; else it goes."""
         inode = self._store.inode(ino)
-        if inode is not None and not self._adoption.drop_if_clean(inode):
+        if inode is None or self._adoption.drop_if_clean(inode):
+            return
+        if self._adoption.is_possible():
             self._adoption.adopt(inode)
             self._missing += 1
+        else:
+            self._forget_orphan(inode)
+
+    def _forget_orphan(self, inode: Inode) -> None:
+        """There is no place for its name, as the root is yet to be read: its bytes are kept."""
+        if inode.gen:
+            self.set_aside(*os.path.split(blob_name(inode.gen)))
+            insert_event(self._store.db, "afmDamaged", {"ino": inode.ino, "kept": inode.gen})
+        self.drop_entries_of(inode.ino)
+        self.remove_inode(inode.ino)
 
     def reread(self, ino: int) -> None:
         """A directory that was never read has names: what is clean of them goes, and if nothing is

@@ -165,4 +165,4 @@ class Mending:
 
 
 def _name(finding: Finding) -> str:
-    return json.dumps([finding.kind, finding.ino, finding.text])
+    return json.dumps([finding.kind, finding.ino, finding.text, finding.detail])

@@ -165,17 +165,19 @@ def _copy(
 
 
 def _put(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
-    """Rows of a table, but for those that are there already. A text may be of any bytes."""
+    """Rows of a table, but for those that are there already, or can't be rows of it. A text may be
+    of any bytes."""
     if not rows:
         return
     put = f"INSERT OR IGNORE INTO {table} VALUES ({{}})"
     try:
         db.executemany(put.format(",".join("?" * len(rows[0]))), rows)
-    except UnicodeEncodeError:
+    except (UnicodeEncodeError, sqlite3.IntegrityError):
         for row in rows:
             marks = ("CAST(? AS TEXT)" if isinstance(value, str) else "?" for value in row)
             raw = [os.fsencode(value) if isinstance(value, str) else value for value in row]
-            db.execute(put.format(",".join(marks)), raw)
+            with suppress(sqlite3.IntegrityError):
+                db.execute(put.format(",".join(marks)), raw)
 
 
 def _read_all(db: sqlite3.Connection, cursor: sqlite3.Cursor, table: str) -> bool:
@@ -213,8 +215,11 @@ def _search(db: sqlite3.Connection, damaged: Path, tables: set[str]) -> None:
             moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         with closing(Pages(copy, PAGE_SIZE)) as pages:
             db.execute("BEGIN")
+            newest = _newest_inode(db)
             for table, row in _recognized(pages.records()):
-                if table in tables:
+                if table == "inode" and table in tables:
+                    db.execute(newest, row)
+                elif table in tables:
                     _put(db, table, [row])
             db.execute("COMMIT")
     except (OSError, ValueError, struct.error) as exc:
@@ -223,6 +228,17 @@ def _search(db: sqlite3.Connection, damaged: Path, tables: set[str]) -> None:
             db.execute("COMMIT")
     finally:
         _remove(copy)
+
+
+def _newest_inode(db: sqlite3.Connection) -> str:
+    """Puts a row of an inode, unless a newer one is there: pages that are in use no more have old
+    ones."""
+    names = [row[1] for row in db.execute("PRAGMA table_info(inode)")]
+    sets = ",".join(f"{name}=excluded.{name}" for name in names[1:])
+    return (
+        f"INSERT INTO inode VALUES ({','.join('?' * len(names))}) ON CONFLICT DO UPDATE SET {sets}"
+        " WHERE (excluded.changed, excluded.retired) > (inode.changed, inode.retired)"
+    )
 
 
 def _recognized(records: Iterator[Record]) -> Iterator[tuple[str, tuple[Any, ...]]]:
