@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +91,11 @@ class Recording:
         mount = Mount(self.home, self.base / "fs", *OPTIONS, *options, watch=watch)
         mount.cache = self.cache_disk / "cache"
         mount.checks = False
-        mount.mount()
+        try:
+            mount.mount()
+        except BaseException:
+            mount.terminate()
+            raise
         return mount
 
     @contextmanager
@@ -117,17 +121,17 @@ class Recording:
     def write_back(self, dice: random.Random) -> None:
         """As the kernel does whenever it likes: bytes of some blobs, or what is at home, reach
         their disk before anybody has asked for it. And with them what ext4's journal holds."""
-        root = self.cache_disk / "cache/blobs" if dice.random() < 0.7 else self.home
-        files = sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
-        for path in dice.sample(files, min(len(files), dice.choice((1, 4, 99)))):
-            try:
-                fd = os.open(path, os.O_RDONLY)
-            except FileNotFoundError:
-                continue  # destroyed meanwhile
-            try:
-                os.fdatasync(fd)
-            finally:
-                os.close(fd)
+        files = _files(self._blobs if dice.random() < 0.7 else self.home)
+        _sync_each(dice.sample(files, min(len(files), dice.choice((1, 4, 99)))))
+
+    def write_back_blobs(self) -> int:
+        """All of them, but not the databases; the position."""
+        _sync_each(_files(self._blobs))
+        return self.disks.position
+
+    @property
+    def _blobs(self) -> Path:
+        return self.cache_disk / "cache/blobs"
 
     def cut_home(self, mount: Mount, manner: str, seed: int) -> None:
         """Home's server restarts and the cache lives on."""
@@ -172,6 +176,22 @@ def tree(root: Path) -> Found:
         for path in sorted(root.rglob("*"))
         if path.relative_to(root).parts[0] not in (".afm", "lost+found")
     }
+
+
+def _files(root: Path) -> list[str]:
+    return sorted(os.path.join(top, name) for top, _, names in os.walk(root) for name in names)
+
+
+def _sync_each(paths: Iterable[str]) -> None:
+    for path in paths:
+        try:
+            fd = os.open(path, os.O_RDONLY)
+        except FileNotFoundError:
+            continue  # destroyed meanwhile
+        try:
+            os.fdatasync(fd)
+        finally:
+            os.close(fd)
 
 
 def _sync(path: Path) -> None:

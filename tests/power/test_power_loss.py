@@ -18,28 +18,19 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import has_failed
 from tests.harness.disks import needs_root
-from tests.harness.mounting import Mount
 from tests.power.aftermath import LOST, check_home, engine_on, examine, seen
-from tests.power.again import keep
 from tests.power.cuts import MANNERS, Log
-from tests.power.disks import Disks
-from tests.power.history import Found
-from tests.power.program import Program
-from tests.power.recording import FIRST_CACHE, FIRST_HOME, PACES, Cut, Recording, tree
+from tests.power.life import Life
+from tests.power.recording import FIRST_CACHE, FIRST_HOME, Cut, Recording, tree
 
 ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
 SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
 
-STEPS = 250
 CUTS = 10
-WATCH_SECONDS = 240.0
 
 pytestmark = [
     pytest.mark.mounted,
@@ -52,66 +43,6 @@ pytestmark = [
 def dice(number: int) -> random.Random:
     print(f"again: AFMFS_SEED={SEED} AFMFS_ROUNDS={ROUNDS}")
     return random.Random(SEED * 1000 + number)
-
-
-@pytest.fixture
-def recording(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Recording]:
-    with Disks(tmp_path / "disks", WATCH_SECONDS) as disks:
-        recording = Recording(tmp_path, disks)
-        yield recording
-        if has_failed(request.node):
-            keep(recording)
-            print(f"look again: python -m tests.power.again {tmp_path} 'Cut(...)'")
-
-
-def fill(root: Path, dice: random.Random) -> Found:
-    """What home has before: files of several blocks."""
-    found: Found = {"d": None}
-    (root / "d").mkdir(parents=True)
-    for number in range(8):
-        path = f"d/h{number}" if number % 2 else f"h{number}"
-        found[path] = data = dice.randbytes(dice.randrange(50_000))
-        (root / path).write_bytes(data)
-    return found
-
-
-class Life:
-    """A program's life in a mount, recorded."""
-
-    def __init__(self, recording: Recording, dice: random.Random) -> None:
-        self.recording, self.dice = recording, dice
-        home = fill(recording.base / "fill", dice)
-        recording.start(recording.base / "fill")
-        self.mount: Mount = recording.mount(*dice.choice(PACES), watch=WATCH_SECONDS)
-        history, disks = recording.history, recording.disks
-        self.program = Program(
-            self.mount.point, history, lambda: disks.position, dice, recording.write_back
-        )
-        self.program.found(home)
-        recording.begin = disks.position
-
-    def __enter__(self) -> Life:
-        return self
-
-    def __exit__(self, kind: object, *exc: object) -> None:
-        self.recording.end = self.recording.disks.position
-        if kind is not None:
-            print(self.mount.log_tail(100))
-        self.mount.terminate()
-        assert not self.mount.watchdog_fired
-        self.recording.detach()
-
-    def go_on(self, steps: int = STEPS, moments: int = 0) -> Iterator[None]:
-        """Stops at some moments."""
-        chosen = set(self.dice.sample(range(steps), moments))
-        for number in range(steps):
-            self.program.step()
-            if number in chosen:
-                yield
-
-    def check(self) -> None:
-        """So far no power was cut for the cache: it has all of it."""
-        assert tree(self.mount.point) == self.recording.history.expected
 
 
 def cut_at(recording: Recording, log: Log, dice: random.Random) -> Cut:
@@ -129,7 +60,7 @@ def cut_at(recording: Recording, log: Log, dice: random.Random) -> Cut:
 def test_under_both(
     recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Life(recording, dice) as life:
+    with Life.random(recording, dice) as life:
         assert not list(life.go_on())
         life.check()
     log = recording.disks.log()
@@ -143,7 +74,7 @@ def test_under_the_cache(
     recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Home goes on: it knows more of the queue than the cache may."""
-    with Life(recording, dice) as life:
+    with Life.random(recording, dice) as life:
         for _ in life.go_on(moments=CUTS):
             recording.note_home(life.mount)
         life.check()
@@ -156,7 +87,7 @@ def test_under_the_cache(
 
 def test_under_home(recording: Recording, dice: random.Random) -> None:
     """The cache goes on: it has forgotten nothing that home has lost."""
-    with Life(recording, dice) as life:
+    with Life.random(recording, dice) as life:
         life.program.home_restarts = True
         tree(life.mount.point)  # without home, directories that were never read stay unknown
         for _ in life.go_on(moments=8):
@@ -171,7 +102,7 @@ def test_under_home(recording: Recording, dice: random.Random) -> None:
 def test_again_while_it_recovers(
     recording: Recording, dice: random.Random, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Life(recording, dice) as life:
+    with Life.random(recording, dice) as life:
         assert not list(life.go_on())
         life.check()
     log = recording.disks.log()
@@ -197,7 +128,7 @@ def test_again_while_it_recovers(
 def test_at_the_first_mount(recording: Recording, dice: random.Random) -> None:
     """Nothing is promised yet, but that the next mount comes to be."""
     start = recording.disks.position
-    with Life(recording, dice):
+    with Life.random(recording, dice):
         pass
     log = recording.disks.log()
     for _ in range(CUTS):
