@@ -140,7 +140,7 @@ class Evictions:
 
     def _keeping(self, inodes: Sequence[Inode]) -> Callable[[Inode], str]:
         """What says of each of `inodes` why it has to stay ('': it need not)."""
-        pending = self._store.pending(inodes)
+        pending = self._store.behind.pending(inodes)
         inos = [inode.ino for inode in inodes]
         lost = self._among("SELECT ino FROM lost WHERE ino IN", inos)
         unheld = self._among(

@@ -148,6 +148,7 @@ class Retirement:
             [outcome[1] for outcome in outcomes],
         ).fetchall()
         self.entries += len(gone)
+        store.behind.retired((row[0], row[2], row[3]) for row in gone)
         last: dict[int, int] = {}
         for number, op, ino, ino2, start, end, flags in gone:
             counters.queue_length -= 1

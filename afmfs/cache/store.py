@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakValueDictionary
 
+from afmfs.cache.behind import Behind
 from afmfs.cache.disk import BALLAST, Disk
 from afmfs.cache.inode import Inode
 from afmfs.cache.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
@@ -117,6 +118,7 @@ class Store:
         self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._undo: list[tuple[Inode, dict[str, Any]]] = []
         self._updates: dict[tuple[str, ...], str] = {}
+        self.behind = Behind(self)
         counted = self.execute("SELECT * FROM counters").fetchone()
         if counted is None:
             cache = self.path.parent
@@ -192,6 +194,7 @@ class Store:
                 self.drop(inode.ino)
         self._undo.clear()
         self.counters = Counters(self._counted)
+        self.behind.rolled_back()
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
 
@@ -349,7 +352,8 @@ class Store:
 
     def pending(self, inodes: Iterable[Inode]) -> set[int]:
         """Those of `inodes` that have an unretired entry. The last one may be retired and an older
-        one not: home refused it for now, and what followed did not depend on it."""
+        one not: home refused it for now, and what followed did not depend on it. Whoever asks often
+        asks `Behind`."""
         found, overtaken = set[int](), dict[int, int]()
         for inode in inodes:
             if inode.changed > inode.retired:
