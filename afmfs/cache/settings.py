@@ -48,7 +48,7 @@ class Settings:
 def prepare(target: str | None, mountpoint: Path, options: MountOptions) -> Settings:
     """Lock the cache and settle what is mounted. Refused, with the way out, where unsafe."""
     point = Path(os.path.abspath(mountpoint))
-    cache = choose_cache(point, options)
+    cache = choose_cache(point, options, target)
     with opening(cache):
         return _prepare(cache, target, point, options)
 
@@ -97,13 +97,15 @@ def default_cache(fileset: str) -> Path:
     return Path(state) / "afmfs" / fileset
 
 
-def choose_cache(mountpoint: Path, options: MountOptions) -> Path:
-    """The cache directory of a mount. Made, with mode 0700, if it is not there."""
+def choose_cache(mountpoint: Path, options: MountOptions, target: str | None) -> Path:
+    """The cache directory of a mount. Made, with mode 0700, if it is not there, but never in home."""
     fileset = options.fileset or mountpoint.name
     if not fileset and options.cache is None:
         raise Refused("the mount point has no name: give -o fileset=NAME")
     cache = Path(os.path.realpath(options.cache or default_cache(fileset)))
     _refuse_nesting("cache", cache, "mount point", mountpoint)
+    if target not in (None, "none"):
+        check_target(_canonical(str(target)), mountpoint, cache)
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
         info = cache.stat()

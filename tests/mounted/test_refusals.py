@@ -1,4 +1,4 @@
-"""Mounts that would be unsafe are refused with 32, the reason and the way out; nothing is changed."""
+"""Mounts that would be unsafe are refused, with the reason and the way out; nothing is changed."""
 
 from __future__ import annotations
 
