@@ -98,7 +98,7 @@ def default_cache(fileset: str) -> Path:
 
 
 def choose_cache(mountpoint: Path, options: MountOptions, target: str | None) -> Path:
-    """The cache directory of a mount. Made, with mode 0700, if it is not there, but never in home."""
+    """The cache directory of a mount. Made, with mode 0700, if it is not there; never in home."""
     fileset = options.fileset or mountpoint.name
     if not fileset and options.cache is None:
         raise Refused("the mount point has no name: give -o fileset=NAME")
