@@ -18,6 +18,7 @@ from afmfs.gateway.exchange import Exchanger
 from afmfs.gateway.locate import MAX_DEPTH
 from afmfs.gateway.meant import Meant
 from afmfs.gateway.priority import Aside
+from afmfs.gateway.stamp import Stamp, take
 from afmfs.gateway.trash import move_aside
 from afmfs.gateway.trouble import HomeAway, Inconsistent, MayEnd, Verb
 from afmfs.gateway.work import Failed, Work
@@ -49,6 +50,7 @@ class Settler:
     ) -> None:
         self.work, self._job, self._number, self._keep = work, job, number, keep
         self._exchanger, self._meant = Exchanger(work), Meant(work, job, names, claims)
+        self.reached: dict[int, Stamp] = {}  # directories that home did not have, or other ones
 
     def settle(self, action: NameAction) -> None:
         """HomeAway; Failed where home refuses for now."""
@@ -207,24 +209,28 @@ class Settler:
         """Make what home lacks of the way to a directory: new ones, and those that it has lost.
 
         What was moved into them here would be left under its old name else: a stray copy there, and
-        lost here if nothing of it is cached. Their attributes come with their own rows.
+        lost here if nothing of it is cached. Their attributes come with their own rows. Those that
+        are there by now are the directories that later changes mean.
         """
-        work, way = self.work, list[Place]()
+        work, way = self.work, list[tuple[int, Place]]()
         while ino not in (ROOT, UNLINKED):
             places = work.locator.places(ino)
             if not places or len(way) > MAX_DEPTH:
                 return
-            way.append(places[0])
+            way.append((ino, places[0]))
             ino = places[0][0]
-        for place in reversed(way):
+        for ino, place in reversed(way):
             found = self._lstat(place)
-            if found is not None and stat.S_ISDIR(found.st_mode):
-                continue
-            if found is not None:
-                self._aside(place, found, IN_THE_WAY)
-            with work.progress.names.moving():
-                work.home.make_dir(work.directory(place[0]), place[1])
-            work.touched.add(place[0])
+            if found is None or not stat.S_ISDIR(found.st_mode):
+                if found is not None:
+                    self._aside(place, found, IN_THE_WAY)
+                with work.progress.names.moving():
+                    work.home.make_dir(work.directory(place[0]), place[1])
+                work.touched.add(place[0])
+                found = self._lstat(place)
+            if found is not None and not self._meant.is_certain(ino, found):
+                self.reached[ino] = take(found, stable_inodes=work.home.properties.stable_inodes)
+                work.progress.finish((), ino, self.reached[ino])
 
     # -- at home ---------------------------------------------------------------------------------
 

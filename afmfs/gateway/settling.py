@@ -6,9 +6,10 @@ from afmfs.gateway.concerned import Claims
 from afmfs.gateway.execute import Directories
 from afmfs.gateway.home import Home
 from afmfs.gateway.intents import Intents
-from afmfs.gateway.journal import Outcome
+from afmfs.gateway.journal import RESYNCED, Outcome
 from afmfs.gateway.landing import requeued
 from afmfs.gateway.settle import Settler
+from afmfs.gateway.stamp import Stamp
 from afmfs.gateway.steps import Steps
 from afmfs.gateway.work import Failed, Work
 from afmfs.model.action import Batch
@@ -50,7 +51,7 @@ class Settling:
                 steps.journal.take_off(ids)  # in-flight-durable
                 steps.point()  # durable-before-batch
                 steps.progress.begin(ids, doubt=True)
-                failed = self._settle(home, job, batch)
+                failed, reached = self._settle(home, job, batch)
                 steps.sync(home)  # home-sync
             connection.check(home)
         steps.progress.end()
@@ -58,7 +59,8 @@ class Settling:
         lost = {i for _, ids in failed for i in ids}
         inos = {e.id: e.ino for e in entries}
         refused = [requeued(i, exc) for exc, ids in failed for i in ids]
-        steps.land([Outcome(i, inos[i]) for i in ids if i not in lost], refused)
+        told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in reached.items()]
+        steps.land([*told, *(Outcome(i, inos[i]) for i in ids if i not in lost)], refused)
         return True
 
     def _unsettled(self, job: Job) -> list[Entry]:
@@ -84,8 +86,10 @@ class Settling:
                 return found
             self._after = page[-1].id
 
-    def _settle(self, home: Home, job: Job, batch: Batch) -> list[tuple[Failed, tuple[int, ...]]]:
-        """What home refuses for now, with its entries."""
+    def _settle(
+        self, home: Home, job: Job, batch: Batch
+    ) -> tuple[list[tuple[Failed, tuple[int, ...]]], dict[int, Stamp]]:
+        """What home refuses for now, with its entries, and the directories that are new there."""
         work = self._steps.work(home)
         work.touched |= batch.touched
         settler = Settler(
@@ -105,4 +109,4 @@ class Settling:
                 failed.append((exc, action.ids))
         self._intents.say(home, job)
         Directories(work).finish()
-        return failed
+        return failed, settler.reached

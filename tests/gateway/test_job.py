@@ -122,6 +122,25 @@ def test_a_file_is_moved_into_a_directory_that_home_has_lost(mount: FakeMount) -
     assert (mount.home / "d/g").read_bytes() == DATA
 
 
+@pytest.mark.parametrize("made", [False, True])
+def test_a_file_is_moved_into_a_directory_that_home_has_lost_and_that_is_moved(
+    mount: FakeMount, made: bool
+) -> None:
+    """The one that was made for it, or that somebody made, is moved with it."""
+    old = directory(mount, b"d")
+    uncached(mount, b"f")
+    start(mount)
+    mount.rename(b"f", b"g", ROOT, old)
+    mount.rename(b"d", b"e")
+    (mount.home / "d").rmdir()
+    if made:
+        (mount.home / "x").mkdir()
+        (mount.home / "x").rename(mount.home / "d")
+    resync(mount)
+    assert (mount.home / "e/g").read_bytes() == DATA
+    assert not (mount.home / "d").exists()
+
+
 def test_a_file_is_moved_into_a_directory_in_whose_place_is_a_symlink(mount: FakeMount) -> None:
     outside = mount.home.parent / "outside"
     outside.mkdir()
