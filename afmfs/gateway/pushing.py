@@ -209,7 +209,7 @@ class Pusher:
                     return
                 fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
             except FileNotFoundError as exc:
-                if work.view.is_lost(action.ino):
+                if work.view.is_lost(action.ino) or self._is_going(action):
                     return
                 raise work.trouble(exc, place, Verb.READ) from exc
             except OSError as exc:
@@ -219,6 +219,11 @@ class Pusher:
             finally:
                 os.close(fd)
             return
+
+    def _is_going(self, action: Push) -> bool:
+        """Whether the object was removed here while a job ran, which may have moved home's aside
+        and made no other: the entry that removes it follows."""
+        return self.work.may_be_gone(action) and self.work.view.row(action.ino) is None
 
     def _known(self, ino: int, st: os.stat_result) -> bool:
         return is_known(self.work.view, self.work.progress, self.work.home.properties, ino, st)

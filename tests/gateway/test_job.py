@@ -560,6 +560,33 @@ def test_a_file_that_is_removed_here_while_it_is_looked_at(
     assert not (mount.home / "f").exists()
 
 
+def test_a_file_that_went_aside_and_is_removed_here_while_the_job_runs(tmp_path: Path) -> None:
+    """An older change of it waits in a batch of its own: that home lacks it is no news."""
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home", async_delay_s=1000)
+    uncached(mount, b"f")
+    start(mount)
+    changes: list[int] = []
+
+    def meanwhile() -> None:
+        if not changes:
+            changes.append(mount.setattr(mount.look_up(ROOT, b"f"), mode=0o100600))
+            changes.append(mount.remove(b"f"))
+            (mount.home / "f").unlink()
+
+    mount.on_point = meanwhile
+    try:
+        resync(mount)
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+        mount.gateway.receive({"type": "flush", "through": changes[0]})
+        mount.await_message("status", settled=True, through=changes[0])
+        mount.settle()
+        assert not mount.pending()
+    finally:
+        mount.close()
+
+
 # -- uncached bytes that are null already ----------------------------------------------------------
 
 
