@@ -122,6 +122,7 @@ class Fileset(Steering):
             allowed=lambda: self.settings.tunables.auto_eviction,
             shorten_log=self._checkpointer.shorten,
             durable_point=self._durable.make,
+            told=self._tell_of_disk,
         )  # fmt: skip
         self._set_quota()
         self.trash = TrashDesk(
@@ -131,6 +132,13 @@ class Fileset(Steering):
         )  # fmt: skip
         self._start = start
         super().__init__()
+
+    def _tell_of_disk(self, event: str, why: str) -> None:
+        """A disk that takes no event any more holds up no callback."""
+        try:
+            self.record_event(event, reason=why)
+        except (OSError, sqlite3.Error):
+            self.callbacks.fire(event, reason=why)
 
     def _set_quota(self) -> None:
         tunables, room = self.settings.tunables, self.room

@@ -47,6 +47,9 @@ SHOWN_S = 60.0
 """How long it is told that something was refused."""
 
 
+FULL, FAILED = "afmCacheFull", "afmCacheFailed"
+
+
 class Replay(Protocol):
     """What the queue can do for room."""
 
@@ -90,7 +93,8 @@ class Evicted(NamedTuple):
 
 class Room:
     """`allowed`: whether files may be evicted without being asked for; `shorten_log` gives back
-    what the log of cache.db does not need, `durable_point` what was evicted."""
+    what the log of cache.db does not need, `durable_point` what was evicted; `told` gets events and
+    their reasons."""
 
     def __init__(
         self,
@@ -102,16 +106,17 @@ class Room:
         allowed: Callable[[], bool],
         shorten_log: Callable[[], Awaitable[None]],
         durable_point: Callable[[], Awaitable[int]],
+        told: Callable[[str, str], None],
     ) -> None:
         self._store, self._disk = store, store.disk
         self._evictions, self._usage, self._replay = evictions, usage, replay
         self._allowed, self._shorten_log = allowed, shorten_log
-        self._durable_point = durable_point
+        self._durable_point, self._told = durable_point, told
         self.quota: Quota = UNLIMITED
         self.evicted = Evicted()
         self.stays = ""  # why no more could be freed in the last round, or ''
         self._refused_at = -SHOWN_S
-        self._said = ""
+        self._said, self._failure_told = "", False
         self._wanted, self._news = trio.Event(), trio.Event()
         self._asked, self._need = False, 0
         self._freed = self._rounds = 0
@@ -185,6 +190,9 @@ class Room:
                 await self._wanted.wait()
             self._wanted = trio.Event()
             self._disk.look_again()
+            if self._disk.failed and not self._failure_told:
+                self._failure_told = True
+                self._told(FAILED, self._disk.failed)
             need, asked, freed = self._need, self._asked, self._freed
             self._need, self._asked, self._busy = 0, False, True
             try:
@@ -287,7 +295,10 @@ class Room:
     def _refuse(self) -> OSError:
         """Something is refused: told in the log, but not each time."""
         now, why = time.monotonic(), self.stays or "others have it"
-        if why != self._said or now > self._refused_at + SHOWN_S:
+        first = now > self._refused_at + SHOWN_S
+        if first:
+            self._told(FULL, why)
+        if first or why != self._said:
             log.warning("there is no room in the cache: %s", why)
         self._said, self._refused_at = why, now
         return failed(errno.ENOSPC)

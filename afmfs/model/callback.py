@@ -39,6 +39,8 @@ EVENTS = {
     "afmTrashRestored": "what was asked back from home's trash is there again",
     "afmTrashEmptied": "home's trash was emptied, as an administrator wanted",
     "afmEvictEnd": "an eviction down to a limit is done",
+    "afmCacheFull": "a change was refused for want of room in the cache, the first for a while",
+    "afmCacheFailed": "the cache's disk has failed: nothing more is taken",
     "afmJournalLost": "gateway.db was lost, damaged or an old copy; a recovery follows",
     "afmDamaged": "the cache is damaged, till a repair; or what a repair could not save",
     "afmGatewayEnded": "the gateway process died, and is started again",

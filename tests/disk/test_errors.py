@@ -110,6 +110,9 @@ def test_read_only_after_an_error(home: Path, disks: MakeDisk, mount_on: MountOn
     (home / "late").write_bytes(late := os.urandom(300_000))
     disk = disks("48M")
     mount = mount_on(disk, "async_delay=1000", "durable_interval=0.5")
+    called = home.with_name("called")
+    words = ("--command", "/usr/bin/touch", "--event", "afmCacheFailed", "--parms", str(called))
+    assert mount.afmctl("addcallback", "tell", *words).returncode == 0
     kept = Files(mount, 100_000)
     kept.write(5)
     flush(mount)
@@ -119,6 +122,7 @@ def test_read_only_after_an_error(home: Path, disks: MakeDisk, mount_on: MountOn
     takes_nothing(mount)
     kept.check(mount.point)
     assert (mount.point / "late").read_bytes() == late
+    wait_until(called.exists, 10, "a callback tells of it")
     repaired(disk, mount)
     kept.write(5)
     flush(mount)

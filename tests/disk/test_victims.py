@@ -38,7 +38,7 @@ class Evicting:
         self.room = Room(
             parts.store, evictions, usage, None,  # type: ignore[arg-type]  # nothing is replayed
             allowed=lambda: True, shorten_log=parts.durable.sync_wal,
-            durable_point=parts.durable.make,
+            durable_point=parts.durable.make, told=lambda event, why: None,
         )  # fmt: skip
 
     def add_others(self) -> None:
