@@ -8,6 +8,7 @@ import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 
 from afmfs.cache.inode import Inode
+from afmfs.model import times
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Statfs
@@ -77,11 +78,11 @@ def changes_of(attr: EntryAttributes, fields: SetattrFields) -> Changes:
     if fields.update_size:
         changes["size"] = attr.st_size
     if fields.update_atime:
-        changes["atime"] = attr.st_atime_ns
+        changes["atime"] = times.held(attr.st_atime_ns)
     if fields.update_mtime:
-        changes["mtime"] = attr.st_mtime_ns
+        changes["mtime"] = times.held(attr.st_mtime_ns)
     if fields.update_ctime:
-        changes["ctime"] = attr.st_ctime_ns
+        changes["ctime"] = times.held(attr.st_ctime_ns)
     return changes
 
 

@@ -107,6 +107,7 @@ def _run(
     """Exit code and, where it failed, a sentence for whoever mounts."""
     try:
         background.allow_many_files()
+        os.umask(0o077)  # should the cache's directory be opened to others by mistake
         settings = engine.prepare(request.target, request.point, request.options)
         prepared(settings)
         background.stacks_on_request()

@@ -26,6 +26,7 @@ from afmfs.gateway.walk import Path
 from afmfs.model.entry import ROOT, Op
 from afmfs.model.kinds import kind_name
 from afmfs.model.paths import path_fields
+from afmfs.model.times import held
 
 Difference = dict[str, Any]
 """path (home's, below its root), difference, and what cache and home have."""
@@ -130,7 +131,7 @@ class Comparer:
                 found.append(found_at(path, "size", cache=row.size, home=st.st_size))
         if settled and self._has_own(row) and not subject.unheld & _ATTRIBUTES:
             if self._times_differ(subject, st):
-                found.append(found_at(path, "mtime", cache=row.mtime, home=st.st_mtime_ns))
+                found.append(found_at(path, "mtime", cache=row.mtime, home=held(st.st_mtime_ns)))
             found += self._permissions(path, row, st)
         return found
 
@@ -163,7 +164,7 @@ class Comparer:
 
     def _times_differ(self, subject: Subject, st: os.stat_result) -> bool:
         row = subject.known.row
-        if row.mtime // self._grain == st.st_mtime_ns // self._grain:
+        if row.mtime // self._grain == held(st.st_mtime_ns) // self._grain:
             return False
         if stat.S_ISREG(row.mode):
             return self._is_recorded(row, st)

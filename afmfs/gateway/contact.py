@@ -26,6 +26,7 @@ from afmfs.gateway.trouble import HomeAway, gone
 from afmfs.model import remedies
 from afmfs.model.properties import Properties
 from afmfs.model.target import parse_target
+from afmfs.model.times import held
 
 log = logging.getLogger(__name__)
 
@@ -320,8 +321,8 @@ def _map(st: os.stat_result) -> dict[str, Any]:
         "gid": st.st_gid,
         "nlink": st.st_nlink,
         "size": st.st_size,
-        "atime": st.st_atime_ns,
-        "mtime": st.st_mtime_ns,
-        "ctime": st.st_ctime_ns,
+        "atime": held(st.st_atime_ns),
+        "mtime": held(st.st_mtime_ns),
+        "ctime": held(st.st_ctime_ns),
         "ino": st.st_ino,
     }

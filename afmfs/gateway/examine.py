@@ -26,6 +26,7 @@ from afmfs.model.action import Place
 from afmfs.model.entry import CONTENT_OPS, ROOT, Entry
 from afmfs.model.ranges import Ranges, subtract, union
 from afmfs.model.resync import Cached, Found, Job, Kind
+from afmfs.model.times import held
 
 LISTED = 2
 """Of a directory whose names are known, as cache.db has it."""
@@ -64,7 +65,7 @@ def is_equal(work: Work, row: Row, st: os.stat_result) -> bool:
     properties = work.home.properties
     grain = properties.mtime_ns
     timed = properties.symlink_attributes or not stat.S_ISLNK(row.mode)
-    if timed and row.mtime // grain != st.st_mtime_ns // grain:
+    if timed and row.mtime // grain != held(st.st_mtime_ns) // grain:
         return False
     if stat.S_ISREG(row.mode) and row.size != st.st_size:
         return False

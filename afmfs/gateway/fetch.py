@@ -29,6 +29,7 @@ from afmfs.gateway.trouble import HomeAway, Inconsistent, Trouble, Verb, classif
 from afmfs.gateway.versions import adoptable, is_known, may_be_ours
 from afmfs.gateway.view import View
 from afmfs.gateway.walk import Path
+from afmfs.model import times
 
 log = logging.getLogger(__name__)
 
@@ -283,7 +284,7 @@ def describe(
         pairs = list(xattrs.read(xattrs.at(dirfd, name)).items())
     return (
         name, mode, st.st_uid, st.st_gid, st.st_size,
-        st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns,
+        times.held(st.st_atime_ns), times.held(st.st_mtime_ns), times.held(st.st_ctime_ns),
         st.st_ino if home.properties.stable_inodes else None,
         st.st_nlink, st.st_rdev, target, pairs,
     )  # fmt: skip

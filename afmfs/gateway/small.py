@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from afmfs.gateway.stamp import Stamp
+from afmfs.gateway.stamp import take
 from afmfs.gateway.transfer import PAGE, SMALL
 from afmfs.gateway.trouble import HomeAway, MayEnd, Verb
 from afmfs.gateway.work import Done, Failed, Work
@@ -60,5 +60,4 @@ def make_small(work: Work, action: Make, dirfd: int) -> Done | None:
         except OSError:
             raise Failed(MayEnd(trouble.errno, str(trouble)), partial=True) from exc
         return None
-    stable = home.properties.stable_inodes
-    return Done(Stamp(st.st_size, st.st_mtime_ns, st.st_ino if stable else None))
+    return Done(take(st, stable_inodes=home.properties.stable_inodes))

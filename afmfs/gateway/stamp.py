@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from afmfs.model import times
+
 
 class Stamp(NamedTuple):
     size: int  # bytes
@@ -13,7 +15,7 @@ class Stamp(NamedTuple):
 
 
 def take(st: os.stat_result, *, stable_inodes: bool) -> Stamp:
-    return Stamp(st.st_size, st.st_mtime_ns, st.st_ino if stable_inodes else None)
+    return Stamp(st.st_size, times.held(st.st_mtime_ns), st.st_ino if stable_inodes else None)
 
 
 def same(expected: Stamp, found: Stamp, granularity: int) -> bool:

@@ -151,6 +151,8 @@ def test_nobody_else_reads_the_cache(home: Path, make_mount: MakeMount, tmp_path
     run = as_another("ls cache; cat cache/cache.db; cat cache/lock; find cache -type f", mount.base)
     assert run.stdout in ("", "cache\n") and run.stderr.lower().count("permission denied") >= 4
     assert (mount.cache.stat().st_mode & 0o777, mount.cache.stat().st_uid) == (0o700, os.getuid())
+    for path in [mount.cache, *mount.cache.rglob("*")]:
+        assert not path.lstat().st_mode & 0o077, f"{path} is open to others"
     mount.unmount()
     mount.cache.chmod(0o755)  # somebody's mistake: mended at the next mount
     mount.mount("none")
