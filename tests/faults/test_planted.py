@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.planted import PLANTED, Fault
-from tests.power.faults import FAULTS as POWER
+from tests.faults.__main__ import ALL
+from tests.faults.planted import Fault
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_there_are_enough() -> None:
-    assert len({fault.name for fault in PLANTED}) == len(PLANTED) >= 15
+    assert len({(fault.file, fault.old) for fault in ALL}) >= 15
 
 
-@pytest.mark.parametrize("fault", (*PLANTED, *POWER), ids=lambda fault: fault.name)
+@pytest.mark.parametrize("fault", ALL, ids=lambda fault: fault.name)
 def test_it_can_be_planted(fault: Fault) -> None:
     text = (ROOT / fault.file).read_text()
     assert text.count(fault.old) == 1
