@@ -29,6 +29,13 @@ class Mount:
     device: str
     point: str
     number: str  # major:minor
+    owner: int = 0  # the user who has mounted it
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether what it says may be believed unasked: anybody may mount something of our type,
+        and name it as they like."""
+        return self.owner in (0, os.geteuid())
 
     def path(self, name: str) -> str:
         """A file of its control directory."""
@@ -70,8 +77,9 @@ def find(device: str, fileset: str | None, access: Access) -> Found:
 
 
 def _select(device: str, every: list[Mount]) -> list[Mount]:
-    """By name, else by mount point; as it is written, since looking at a path could hang."""
-    named = [m for m in every if m.device == device]
+    """By name, else by mount point; as it is written, since looking at a path could hang. What
+    another user has mounted, by its mount point alone."""
+    named = [m for m in every if m.device == device and m.is_trusted]
     return named or [m for m in every if m.point == os.path.abspath(device)]
 
 
@@ -101,7 +109,8 @@ def _cache(cache: str, every: list[Mount], access: Access) -> Found:
     """The mount of a cache directory, or the directory itself."""
     found = Found()
     for mount in every:
-        _look(mount, found, access)
+        if mount.is_trusted:
+            _look(mount, found, access)
     kept = [f for f in found.filesets if os.path.normpath(f.status.cache) == cache]
     if kept:
         return Found(kept)
@@ -148,10 +157,12 @@ def parse(table: bytes) -> list[Mount]:
     for line in filter(None, table.split(b"\n")):
         before, _, after = line.partition(b" - ")
         _, _, number, root, point, *_ = before.split(b" ")
-        kind, source, *_ = after.split(b" ")
+        kind, source, options, *_ = after.split(b" ")
         name = unescape(point)
         ours = kind == FSTYPE.encode() and root == b"/"
-        on_top[name] = Mount(unescape(source), name, number.decode()) if ours else None
+        owner = re.search(rb"(?:^|,)user_id=([0-9]+)(?:,|$)", options)
+        seen = Mount(unescape(source), name, number.decode(), int(owner[1]) if owner else 0)
+        on_top[name] = seen if ours else None
     found: dict[str, Mount] = {}
     for mount in on_top.values():
         if mount is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.admin import find
+from afmfs.admin.access import Access
 from tests.conftest import MakeMount
 from tests.harness.mounting import REPOSITORY
 from tests.harness.trees import differences, snapshot
@@ -96,6 +99,35 @@ def open_to_all(*places: Path) -> None:
 STEERING = ("cat mnt/.afm/control", "echo stop >mnt/.afm/control", "ls mnt/.afm",
             "cat mnt/.afm/state", "cat mnt/.afm/queue", "cat mnt/.afm/events",
             "cat mnt/.afm/report", "stat mnt/.afm/control")  # fmt: skip
+
+
+MOUNTINFO = b"""\
+30 1 0:50 / /mnt/roots rw,nosuid - fuse.afmfs afmfs rw,user_id=0,group_id=0,allow_other
+31 1 0:51 / /home/eve/trap rw,nosuid - fuse.afmfs afmfs rw,user_id=1001,group_id=1001
+32 1 0:52 / /home/eve/user_id=0, rw - fuse.afmfs user_id=0,x rw,user_id=1001,group_id=0
+"""
+
+
+def test_nobody_else_answers_in_the_place_of_a_mount(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whoever mounts something of their own under a device's name gets none of its commands."""
+    (tmp_path / "mountinfo").write_bytes(MOUNTINFO)
+    monkeypatch.setattr(find, "MOUNTINFO", str(tmp_path / "mountinfo"))
+    asked: list[str] = []
+
+    class Deaf(Access):
+        def read(self, path: str, *, timeout: float = 1) -> bytes:
+            asked.append(path)
+            raise PermissionError(errno.EACCES, "denied", path)
+
+    with Deaf() as access:
+        find.find("afmfs", None, access)
+        (tmp_path / "cache.db").touch()
+        find.find(str(tmp_path), None, access)
+        assert asked == ["/mnt/roots/.afm/status.json"] * 2
+        find.find("/home/eve/trap", None, access)  # named so, it is meant
+    assert asked[2:] == ["/home/eve/trap/.afm/status.json"]
 
 
 AFMCTL_AS_ANOTHER = """
