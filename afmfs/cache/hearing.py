@@ -232,12 +232,13 @@ class Hearing:
     async def _on_inconsistent(self, message: Message) -> None:
         """Durable before anything else is replayed; the gateway waits for `run`."""
         path, reason = message["path"], message["reason"]
+        text = f"{path or '/'}: {reason}"
 
         async def keep() -> None:
             # Who goes on reading what was changed finds it again and again.
-            if not self.needs_resync:
+            if not self.needs_resync and not self._is_seen_to(text):
                 with self._store as store:  # the state is never seen without its event
-                    store.put("needs_resync", f"{path or '/'}: {reason}")
+                    store.put("needs_resync", text)
                     store.put("needs_resync_at", store.entries.last)
                     insert_event(store.db, "afmNeedsResync", {"path": path, "reason": reason})
             await self._durable.sync_wal()
@@ -245,6 +246,12 @@ class Hearing:
         await until_kept(keep, f"{path} was changed at home, which can't be kept yet")
         self.post_run()
         self._end_recovery(self.needs_resync)
+
+    def _is_seen_to(self, text: str) -> bool:
+        """Whether a job that has not begun was started because of just this: a gateway that reaches
+        home finds it once more."""
+        job = self.jobs.status()
+        return job is not None and (job.reason, job.phase) == (text, "due")
 
     async def _on_progress(self, message: Message) -> None:
         self.jobs.note()

@@ -232,6 +232,23 @@ async def test_the_next_operation_starts_it(office: Office, tmp_path: Path) -> N
         assert job["reason"] == "f: its size is another"
 
 
+async def test_what_is_found_again_before_its_resync_begins_is_no_news(
+    office: Office, tmp_path: Path
+) -> None:
+    async with office.fileset(tmp_path) as fileset:
+        gateway = office.gateway
+        await needs_resync(fileset, gateway)
+        await execute(fileset, "resync")
+        job = (await gateway.hear("job"))["job"]
+        await gateway.say(**FOUND)
+        assert not (await gateway.hear("run", 3))["needs_resync"]
+        assert fileset.needs_resync == ""
+        await gateway.say(**progress(job, "pushing", 1, 2))
+        await gateway.say(**FOUND)  # of what it has been over
+        assert (await gateway.hear("run", 4))["needs_resync"]
+        assert fileset.needs_resync == "f: its size is another"
+
+
 async def test_an_operation_queued_before_the_mount_counts(office: Office, tmp_path: Path) -> None:
     async with office.fileset(tmp_path, "auto_resync=off") as fileset:
         await needs_resync(fileset, office.gateway)

@@ -64,12 +64,15 @@ def mounted_at(point: Path) -> MountEntry | None:
     return entries[-1] if entries else None
 
 
-def wait_until(holds: Callable[[], object], seconds: float, what: str, every: float = 0.02) -> None:
+def wait_until(
+    holds: Callable[[], object], seconds: float, what: str | Callable[[], str], every: float = 0.02
+) -> None:
     """Return as soon as `holds()` is true; fail with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > end:
-            raise AssertionError(f"after {seconds:g} s still not so: {what}")
+            said = what if isinstance(what, str) else what()
+            raise AssertionError(f"after {seconds:g} s still not so: {said}")
         time.sleep(every)
 
 

@@ -55,7 +55,11 @@ def say(mount: Mount, command: str) -> None:
 def flush(mount: Mount) -> None:
     """All that is pending is at home on return, whatever is under way there."""
     say(mount, "flushPending")
-    mount.await_state("Active", "Inactive", seconds=60)
+    wait_until(
+        lambda: mount.status()["state"] in ("Active", "Inactive"),
+        60,
+        lambda: f"all is at home: {mount.status()['reason']}\n{mount.events()}",
+    )
 
 
 class Timed:
