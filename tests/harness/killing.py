@@ -8,6 +8,7 @@ program can be killed at every one of its steps, and at the same one again.
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import socket
 import sqlite3
@@ -120,8 +121,8 @@ class MortalGateway(ThreadGateway):
         return self._gateway
 
     def _cut(self) -> None:
-        """The kernel closes a dead process's socket."""
-        with suppress(OSError):
+        """The kernel closes a dead process's socket; of one that only starts, its thread does."""
+        with suppress(OSError, AttributeError):
             self._sock.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
@@ -189,6 +190,18 @@ def _stepping(call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*words, **named)
 
     return stepped
+
+
+@contextmanager
+def closing_below(top: Path) -> Iterator[None]:
+    """Afterwards nothing there is open that gateways had open when they were killed: it would have
+    gone with their processes. Not while anything else goes on, which may use the numbers anew."""
+    yield
+    gc.collect()
+    for fd in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{fd}").startswith(f"{top}/"):
+                os.close(int(fd))
 
 
 _opened: dict[threading.Thread, list[Journal]] = {}

@@ -9,9 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import hypothesis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from tests.harness.files import Files, KernelFiles, Times
 
@@ -37,6 +43,20 @@ def machine_settings(examples: int) -> settings:
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
+
+
+def run_seeded(
+    machine: type[RuleBasedStateMachine], examples: int, *, again: str, steps: int = 30
+) -> None:
+    """Run the same programs each time, or those of AFMFS_SEED; a failure says how to see them once
+    more, with `again` setting so many examples. It may depend on time, and not come back."""
+    seed = int(os.environ.get("AFMFS_SEED", "1"))
+    wanted = settings(machine_settings(examples), stateful_step_count=steps, database=None)
+    try:
+        run_state_machine_as_test(hypothesis.seed(seed)(machine), settings=wanted)
+    except BaseException:
+        print(f"the same programs once more: AFMFS_SEED={seed} {again}={examples}")
+        raise
 
 
 indexes = st.integers(0, 15)

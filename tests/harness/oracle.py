@@ -135,6 +135,9 @@ def _check_may_be_renamed(
         return
     if any(path in paths for paths in before.cache.paths_at_home().values()):
         return  # the cache has moved a directory above it
+    above = before.cache.by_home_ino().get(name[0])
+    if above is not None and (above.ino, name[1]) in {(p, n) for p, n, _ in before.cache.dentries}:
+        return  # somebody had moved that directory, and a pending change has moved it on
     raise Wrong(f"a name was taken away at home: {path!r} of {one}; now {now}")
 
 
@@ -262,7 +265,13 @@ def check_gaps(before: Moment, after: Moment, *, nulls: bool) -> None:
         elif nulls:
             _check_null(one, after, known)
         elif not one.pushing:
-            _check_null_or_same(one, known, was, after)
+            _check_null_or_same(one, known, [*was, *_leaving(one, before)], after)
+
+
+def _leaving(one: Cached, before: Moment) -> list[HomeObject]:
+    """The known version under names that are to be removed: it may get another one first."""
+    tree, paths = before.home.tree, before.cache.paths_at_home()[one.ino]
+    return [tree[p] for p in paths if p in tree and _is_known(tree[p], one)]
 
 
 def _versions(one: Cached, before: Moment) -> tuple[list[HomeObject], list[HomeObject]]:

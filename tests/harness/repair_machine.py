@@ -70,6 +70,9 @@ class Repaired(Protocol):
     def verify(self) -> list[dict[str, Any]]:
         """The rows of a report on what differs."""
 
+    def drop(self, handle: Any) -> None:
+        """After a crash: so does whoever had this open."""
+
     def crash(self) -> None: ...
     def stop(self) -> None: ...
     def start(self) -> None: ...
@@ -188,10 +191,11 @@ class RepairMachine(ProgramMachine):
     @rule(crash=st.booleans())
     def restart(self, crash: bool) -> None:
         if crash:
-            for one, _, _ in self.handles:
-                self.plain.close(one)
-            self.handles.clear()
             self.tested.crash()
+            for one, other, _ in self.handles:
+                self.plain.close(one)
+                self.tested.drop(other)
+            self.handles.clear()
         else:
             self._close_all()
             self.tested.stop()

@@ -27,3 +27,13 @@ def renameat2(source: Path | bytes, target: Path | bytes, flags: int) -> None:
 def fallocate(descriptor: int, mode: int, offset: int, size: int) -> None:
     arguments = (ctypes.c_int64(offset), ctypes.c_int64(size))
     _check(_libc.fallocate(descriptor, mode, *arguments), b"")
+
+
+_STATX_FORCE_SYNC, _SYMLINK_NOFOLLOW, _BASIC_STATS, _STATX_SIZE = 0x2000, 0x100, 0x7FF, 256
+
+
+def look_anew(path: bytes) -> None:
+    """Have the kernel ask a file system for attributes, though it knows them."""
+    found = ctypes.create_string_buffer(_STATX_SIZE)
+    flags = _STATX_FORCE_SYNC | _SYMLINK_NOFOLLOW
+    _check(_libc.statx(AT_FDCWD, path, flags, _BASIC_STATS, found), path)
