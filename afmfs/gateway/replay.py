@@ -12,6 +12,7 @@ The order of steps is what survives crashes (crash-rules.md; each rule is named 
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import sqlite3
@@ -91,6 +92,7 @@ class Replay:
         self._landing: Landing | None = None
         self._breaks = 0
         self._said = ""
+        self._wary = False  # home had no room for what it had taken: files are synced one by one
         self._clean = True  # whether something may have to be removed at home
         self.in_doubt = 0
         self.settled = False
@@ -329,6 +331,7 @@ class Replay:
             doubt=False,
             forgiving=self._journal.get(FORGIVING) or 0,
             sync_files=self._home_sync == "file"
+            or self._wary
             or (self._home_sync == "batch" and home.properties.is_fuse),
             xattrs=self._xattrs,
             pulse=self._contact.pulse,
@@ -341,7 +344,9 @@ class Replay:
             else:
                 home.sync()
         except OSError as exc:
-            # What was written since the last sync may be lost: all of it is in doubt.
+            # What was written since the last sync may be lost: all of it is in doubt. By file, home
+            # says what it has no room for, and only that waits.
+            self._wary = exc.errno in (errno.ENOSPC, errno.EDQUOT)
             raise gone("home can't be synced", exc.errno) from exc
         self._contact.era.reached = home.reached
 
@@ -359,6 +364,7 @@ class Replay:
         landing = land(pick, result, self._journal.requeued())
         self._progress.end()
         self._landing, self._breaks, self._said = landing, 0, ""
+        self._wary = self._wary and bool(landing.requeued)
         landing.reached = self._contact.era.reached
         firsts = {action.ids[0] for action, _ in result.failed}
         for one in landing.requeued:

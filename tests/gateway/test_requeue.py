@@ -77,6 +77,56 @@ def test_a_push_into_a_full_home(tmp_path: Path, small_home: Path) -> None:
         mount.close()
 
 
+class Late:
+    """A home that says only when it is synced that it has no room for what is large, as NFS does:
+    for all that was written to the one who syncs all, and once; by file to who syncs that."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = True
+        self._home, self._said, self._fsync = home, set[int](), os.fsync
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr("afmfs.gateway.syscalls.syncfs", self.syncfs)
+
+    def fsync(self, fd: int) -> None:
+        if self.full and os.fstat(fd).st_size > 1 << 20:
+            raise OSError(errno.ENOSPC, "no room")
+        self._fsync(fd)
+
+    def syncfs(self, fd: int) -> None:
+        found = [path.stat() for path in self._home.rglob("*") if path.is_file()]
+        large = {st.st_ino for st in found if st.st_size > 1 << 20} - self._said
+        self._said |= large
+        if large and self.full:
+            raise OSError(errno.ENOSPC, "no room")
+
+
+def test_a_home_that_says_late_that_it_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what it has no room for waits, and home is not away."""
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home", home_sync="batch")
+    late = Late(mount.home, monkeypatch)
+    try:
+        mount.make(b"big", os.urandom(2 << 20))
+        mount.make(b"small", b"fits")
+        mount.start()
+        event = mount.await_message("event", name="afmCmdRequeued")
+        assert event["detail"]["errno"] == errno.ENOSPC
+        assert mount.settle()["requeued"] == 2
+        assert len(mount.pending()) == 2
+        assert (mount.home / "small").read_bytes() == b"fits"
+        late.full = False
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "resume"})
+        mount.await_message("outcomes")
+        mount.settle()
+        assert mount.pending() == []
+        assert (mount.home / "big").stat().st_size == 2 << 20
+    finally:
+        mount.close()
+
+
 def test_drop(tmp_path: Path, small_home: Path) -> None:
     mount = FakeMount(tmp_path / "cache", small_home)
     try:
