@@ -54,7 +54,7 @@ def check_offline(request: Request, cache: str) -> None:
 def _lock(cache: Path) -> CacheLock:
     """The cache's lock. Refused while a mount has it."""
     try:
-        return CacheLock(cache)
+        return CacheLock(cache, mounts=False)
     except Refused as error:
         who = str(error).partition(" is in use")[2].partition(":")[0]
         raise Refused(f"it is in use{who}: unmount it first") from None

@@ -7,10 +7,11 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
-from afmfs.cache.recovery import boot_id
+from afmfs.cache.recovery import boot_id, mount_id
 from afmfs.errors import Refused
 
 
@@ -21,11 +22,30 @@ def machine_id() -> str:
         return socket.gethostname()
 
 
-class CacheLock:
-    """flock on CACHE/lock, whose content says who holds it. It ends with the process."""
+class Place(NamedTuple):
+    """Where a cache was mounted last: what was written there is there, unless either changes."""
 
-    def __init__(self, cache: Path) -> None:
+    boot_id: str
+    mount_id: int  # of the cache's file system
+
+
+def last_place(cache: Path) -> Place | None:
+    """None where it is not known."""
+    try:
+        record = json.loads((cache / "lock").read_bytes())
+        return Place(*record["place"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class CacheLock:
+    """flock on CACHE/lock, whose content says who holds it. It ends with the process. `mounts`:
+    for a mount, which will write to the cache."""
+
+    def __init__(self, cache: Path, *, mounts: bool = True) -> None:
         self._cache = cache
+        self.last = last_place(cache)  # before this one
+        self._mounts = mounts
         self._fd = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -40,12 +60,14 @@ class CacheLock:
 
     def _write(self) -> None:
         me = psutil.Process()
+        place = Place(boot_id(), mount_id(self._cache)) if self._mounts else self.last
         record = {
             "machine_id": machine_id(),
             "boot_id": boot_id(),
             "pid": me.pid,
             "started": me.create_time(),
             "host": socket.gethostname(),
+            "place": place,
         }
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(record).encode(), 0)

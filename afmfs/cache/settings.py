@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from afmfs.cache.harm import read_note
-from afmfs.cache.lock import CacheLock
+from afmfs.cache.lock import CacheLock, Place
+from afmfs.cache.log_file import note_loss
 from afmfs.cache.opening import opening
 from afmfs.cache.store import Store
 from afmfs.errors import Refused, is_damage
@@ -56,7 +57,7 @@ def prepare(target: str | None, mountpoint: Path, options: MountOptions) -> Sett
 def _prepare(cache: Path, target: str | None, point: Path, options: MountOptions) -> Settings:
     lock = CacheLock(cache)
     try:
-        refuse_damaged(cache)
+        refuse_damaged(cache, lock.last)
         store = Store(cache / "cache.db")
         try:
             settings = settle(store, target, point, options)
@@ -74,9 +75,10 @@ def damaged(cache: Path, exc: BaseException) -> Refused:
     return Refused(f"{cache}/cache.db is damaged ({exc}){_repair(cache)}")
 
 
-def refuse_damaged(cache: Path) -> None:
+def refuse_damaged(cache: Path, last: Place | None) -> None:
     """Refused where there is no sound database to be served from. A new one in the place of one
     that is lost would take the old blobs for its own."""
+    note_loss(cache, last)
     note, path = read_note(cache), cache / "cache.db"
     if note is not None and note.database:
         raise Refused(f"{cache} is damaged: {note.text}{_repair(cache)}")

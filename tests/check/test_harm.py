@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -173,3 +174,50 @@ def test_a_note_that_can_t_be_read_tells_of_the_worst(tmp_path: Path) -> None:
     note = read_note(tmp_path)
     assert note is not None
     assert note.database
+
+
+@pytest.mark.parametrize("how", ["cut", "deleted", "harmed"])
+@pytest.mark.parametrize("first", ["mount", "check"])
+def test_a_log_that_was_cut_off_after_a_kill(scene: Scene, how: str, first: str) -> None:
+    """Bytes of a clean file were overwritten, of which the rest of the log knows nothing: nothing
+    else tells of it. What was written is kept aside, and what home has is shown."""
+    scene.engine.start()
+    handle = scene.files.open(b"clean", os.O_RDWR)
+    scene.files.write(handle, 0, b"later")
+    scene.files.close(handle)
+    shutil.copytree(scene.cache, scene.base / "killed")
+    scene.engine.stop()
+    shutil.rmtree(scene.cache)
+    os.rename(scene.base / "killed", scene.cache)
+    harm_log(scene.cache / "cache.db-wal", how)
+    if first == "check":
+        assert "noted damage" in {one.kind for one in scene.found()}
+    with pytest.raises(Refused, match=r"cut off, or was deleted; .*check --repair"):
+        scene.engine.start()
+    found = Mending(scene.cache, lambda finding, done: None).run().found
+    assert found["damaged log"] == 1
+    assert not scene.found()
+    assert b"later" in {path.read_bytes()[:5] for path in (scene.cache / "lost+found").iterdir()}
+    scene.assert_serves()
+
+
+def harm_log(path: Path, how: str) -> None:
+    if how == "cut":
+        os.truncate(path, path.stat().st_size // 2)
+    elif how == "deleted":
+        path.unlink()
+    else:
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            file.write(os.urandom(2000))
+
+
+def test_a_kill_cuts_off_no_log(scene: Scene) -> None:
+    scene.engine.start()
+    scene.write(b"made/later", b"later")
+    shutil.copytree(scene.cache, scene.base / "killed")
+    scene.engine.stop()
+    shutil.rmtree(scene.cache)
+    os.rename(scene.base / "killed", scene.cache)
+    assert scene.found() == []
+    scene.assert_serves(made__later=b"later")

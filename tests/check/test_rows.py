@@ -176,7 +176,7 @@ def test_a_database_without_its_log(scene: Scene) -> None:
     scene.mend()
     assert_numbers(scene)
     kept = [path.read_bytes() for path in (scene.cache / "lost+found").iterdir()]
-    assert kept == [NEW]
+    assert NEW in kept
 
 
 def test_a_log_that_is_none(scene: Scene) -> None:

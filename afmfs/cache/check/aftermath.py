@@ -23,6 +23,9 @@ from afmfs.model.entry import FIRST_INO, Op
 LOST_FOUND = "lost+found"
 """Below the cache's directory: blobs that no inode has."""
 
+SLACK_NS = 20_000_000
+"""Times of files go by a coarser clock."""
+
 
 class Aftermath:
     """In the caller's transaction."""
@@ -30,6 +33,7 @@ class Aftermath:
     def __init__(self, store: Store, validity: Validity) -> None:
         self._store, self._validity = store, validity
         self.beyond: int | None = None  # entries with larger numbers are known to nobody
+        self._last_ns = self._last_known_ns()  # before repairs add events
 
     def keep_orphans(self) -> None:
         """No blob counts as left by a crash, for the next mount to clear away: any of them may be
@@ -50,7 +54,7 @@ class Aftermath:
         if incomplete & {"inode", "blockmap", "span"}:
             whole, since = "queue" not in incomplete, None
             if "inode" in incomplete:
-                since = self._last_ns()
+                since = self._last_ns
             self._disbelieve_clean(queue_is_whole=whole, aside_since_ns=since)
         if incomplete & {"blockmap", "span"}:
             # What is pending is in the blobs: without its marks it would not be sent.
@@ -120,7 +124,7 @@ class Aftermath:
 
     def _keep_newer(self, inode: Inode, since_ns: int) -> None:
         path = self._store.path.parent / "blobs" / blob_name(inode.gen)
-        if path.exists() and path.stat().st_mtime_ns > since_ns:
+        if path.exists() and path.stat().st_mtime_ns > since_ns - SLACK_NS:
             self.set_aside(path.parent.name, path.name)
             self._store.save(inode, gen=0)
 
@@ -138,7 +142,9 @@ class Aftermath:
     def set_aside(self, shard: str, name: str) -> None:
         """Keep a blob that no inode has."""
         source = self._store.path.parent / "blobs" / shard / name
-        if source.exists():
+        if source.exists() and not source.stat().st_size:
+            source.unlink()  # made in advance
+        elif source.exists():
             os.rename(source, self._place(shard, name))
 
     def _place(self, shard: str, name: str) -> Path:
@@ -160,11 +166,11 @@ class Aftermath:
         # What was executed was durable here, and is known as far as that.
         known = min(self.beyond, self._largest_executed())
         store.put("durable_entry", max(int(store.get("durable_entry") or 0), known))
-        since = self._last_ns()
+        since = self._last_ns
         self.go_on_beyond()
         self._disbelieve_clean(queue_is_whole=True, aside_since_ns=since)
 
-    def _last_ns(self) -> int:
+    def _last_known_ns(self) -> int:
         """When something was done that the tables know of, last."""
         (last,) = self._store.execute(
             "SELECT max(ifnull((SELECT max(queued_ns) FROM queue), 0),"

@@ -25,6 +25,9 @@ DAMAGED, LOG, COUNTERS = "damaged database", "damaged log", "counter"
 _REBUILT = "all that can be read is copied into a new database, and the old one is kept"
 
 
+OLD = "what home has as well is fetched again"
+
+
 class Unusable(AfmError):
     """Nothing but the file itself can be checked."""
 
@@ -139,8 +142,7 @@ def log_finding(cache: Path) -> Iterator[Finding]:
         yield Finding(
             kind=LOG,
             text="cache.db-wal is no log: what had not been moved into cache.db is lost",
-            repair="it is kept beside the cache's database, and what was cached last is fetched"
-            " again",
+            repair=f"it is kept beside the cache's database; {OLD}",
             severity=Severity.LOST,
             mend=Repair.mend_old_database,
         )

@@ -14,11 +14,13 @@ from afmfs.cache.check.repair import Repair
 from afmfs.cache.check.source import Source
 from afmfs.cache.event_report import insert_event
 from afmfs.cache.harm import DAMAGED, Note, forget_note, read_note
+from afmfs.cache.lock import last_place
+from afmfs.cache.log_file import CUT, note_loss
 from afmfs.cache.queue_report import rfc3339
 from afmfs.cache.store import Numbers, Store
 from afmfs.errors import Damaged
 from afmfs.model.entry import FIRST_INO
-from afmfs.model.findings import Finding, Tally
+from afmfs.model.findings import Finding, Severity, Tally
 
 Told = Callable[[Finding, bool], None]
 """Hears of each finding, and whether it was repaired."""
@@ -39,6 +41,7 @@ def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
         tally.add(finding, repaired=False)
         told(finding, False)
 
+    note_loss(cache, last_place(cache))
     if note := read_note(cache):
         tell(_noted(note))
     try:
@@ -67,6 +70,16 @@ def _noted(note: Note) -> Finding:
     )
 
 
+def _cut_off() -> Finding:
+    return Finding(
+        kind=databases.LOG,
+        text=f"{CUT}: what had not been moved into cache.db is lost",
+        repair=databases.OLD,
+        severity=Severity.LOST,
+        mend=Repair.mend_old_database,
+    )
+
+
 class Mending:
     """Check, and repair what can be repaired."""
 
@@ -77,16 +90,16 @@ class Mending:
         self.tally = Tally()
 
     def run(self) -> Tally:
+        note_loss(self._cache, last_place(self._cache))
         note = read_note(self._cache)
         if note is not None:
             self._tell(_noted(note))
         later = self._files()
+        if note is not None and note.text == CUT:
+            later.append(_cut_off())
         store = Store(self._cache / "cache.db")
         store.disk.harm.note = None  # the database is sound from here on
         try:
-            if note is not None and note.database:  # which took no event then
-                with store:
-                    insert_event(store.db, DAMAGED, {"reason": note.text})
             if self._incomplete:
                 repair = Repair(store, Source(self._cache, store.db, live=False).block)
                 with store:
@@ -95,6 +108,9 @@ class Mending:
                 if not self._round(store, later):
                     break
                 later = []
+            if note is not None and note.database:  # which took no event then
+                with store:
+                    insert_event(store.db, DAMAGED, {"reason": note.text})
             store.sync_wal()
         finally:
             store.close()

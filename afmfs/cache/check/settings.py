@@ -118,7 +118,7 @@ def age(source: Source) -> Iterator[list[Finding]]:
                 kind="old database",
                 text=f"cache.db is older than the rest of the cache: {source.old}. Its log was"
                 " lost or cut off, or an older copy was put back",
-                repair="numbers go on beyond all that are in use, and what was cached last is"
+                repair="numbers go on beyond all that are in use, and what home has as well is"
                 " fetched again. What was changed since is lost: `verify --data` compares",
                 severity=Severity.LOST,
                 mend=Repair.mend_old_database,
