@@ -35,7 +35,10 @@ from afmfs.model.entry import IN_PLACE, Op
 from afmfs.model.quota import UNLIMITED
 from afmfs.model.ranges import Ranges
 
-MAX_SIZE = (1 << 63) - 1
+MAX_SIZE = 1 << 56
+MAX_CACHED = 1 << 62
+"""Bytes of all cached files, holes included: their sum has to fit into a column. It is reached by
+setting sizes alone, and refused to who does that: nobody else is to suffer from it."""
 
 Parts = tuple[Ranges, Ranges]
 """Of a write: the bytes that are new here, and those that overwrite valid ones."""
@@ -238,6 +241,8 @@ class Content(Reading):
         store = self._store
         if size > inode.size:
             if inode.whole:
+                if self._store.counters.cached_bytes + size - inode.size > MAX_CACHED:
+                    raise failed(errno.EFBIG)
                 self._admit(size - inode.size)
             if inode.gen:
                 self._blobs.extend(inode, size)

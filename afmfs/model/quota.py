@@ -26,7 +26,7 @@ class Quota(NamedTuple):
     low: int  # down to here
 
 
-UNLIMITED = Quota(*[1 << 62] * 3)
+UNLIMITED = Quota(*[(1 << 63) - 1] * 3)
 
 
 def check_cache_size(text: str) -> str:

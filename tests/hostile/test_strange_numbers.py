@@ -74,6 +74,30 @@ def test_any_sizes(home: Path, make_mount: MakeMount) -> None:
     assert "Traceback" not in mount.log_tail(1000)
 
 
+def test_a_size_takes_no_room_from_others(home: Path, make_mount: MakeMount) -> None:
+    """Holes fill nothing: what others have cached stays, and what they write is taken."""
+    (home / "old").write_bytes(b"old" * 100_000)
+    mount = make_mount(home, "async_delay=0")
+    (mount.point / "old").read_bytes()
+    refused = 0
+    for n in range(70):
+        (mount.point / f"huge{n}").touch()
+        try:
+            os.truncate(mount.point / f"huge{n}", 2**56)
+        except OSError as error:
+            assert error.errno == errno.EFBIG
+            refused += 1
+    assert refused, "their sum can't be counted"
+    (mount.point / "new").write_bytes(b"new" * 1_000_000)
+    assert (mount.point / "new").read_bytes() == b"new" * 1_000_000
+    assert "cached 300000 of" in mount.afmctl("cached", str(mount.point / "old")).stdout
+    for n in range(70):
+        (mount.point / f"huge{n}").unlink()
+    mount.flush()
+    mount.remount()
+    assert mount.status()["cached_bytes"] <= 3_300_000 + 2 * (1 << 20)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_any_owners(home: Path, make_mount: MakeMount) -> None:
     (home / "old").touch()
