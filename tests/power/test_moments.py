@@ -1,5 +1,5 @@
-"""Power is cut at the worst moment of each rule: the kernel has written back what the rule is
-about, and nothing else. (`test_power_loss` meets these moments by chance, and others.)"""
+"""Power is cut at the worst moments of each rule: of the blobs and of the databases' logs, the one
+has reached the disk and the other has not. (`test_power_loss` meets them by chance, and others.)"""
 
 from __future__ import annotations
 
@@ -98,6 +98,12 @@ def evict_and_fetch(program: Program, path: str) -> None:
 
 
 @work
+def evict_and_write(program: Program, path: str) -> None:
+    program.evict(path)
+    program.write(path, BLOCK + 10, b"of a block that is not here")
+
+
+@work
 def sync_a_part(program: Program, path: str) -> None:
     program.write(path, BLOCK, b"synced")
     program.sync(path)
@@ -105,27 +111,50 @@ def sync_a_part(program: Program, path: str) -> None:
     program.write(path, SIZE, b"appended")
 
 
+@work
+def sync_a_new_one(program: Program, path: str) -> None:
+    program.make(f"{path}+")
+    program.write(f"{path}+", 0, b"new")
+    program.sync(f"{path}+")
+
+
+BLOBS, LOGS = "the blobs are written back", "the logs are"
+
+
 def clean_files(dice: random.Random) -> Found:
-    return {one.__name__: dice.randbytes(SIZE) for one in WORKS}
+    names = [f"{half}/{one.__name__}" for half in (BLOBS, LOGS) for one in WORKS]
+    return {BLOBS: None, LOGS: None} | {name: dice.randbytes(SIZE) for name in names}
+
+
+def record(recording: Recording) -> list[tuple[str, int]]:
+    """The worst moments."""
+    dice, moments = random.Random(1), list[tuple[str, int]]()
+    with Life(recording, dice, clean_files(dice), *NOTHING_BY_ITSELF) as life:
+        program = life.program
+        for path in program.files():
+            program.read(path, 0, SIZE)
+        program.make("a reason for a durable point")
+        program.settle()
+        moments.append(("all is durable", recording.disks.position))
+        for one in WORKS:
+            path = f"{BLOBS}/{one.__name__}"
+            one(program, path)
+            moments.append((path, recording.write_back_blobs()))
+        for one in WORKS:
+            path = f"{LOGS}/{one.__name__}"
+            one(program, path)
+            program.sync(LOGS)
+            moments.append((path, recording.disks.position))
+    return moments
 
 
 def test_the_worst_moments(recording: Recording) -> None:
-    dice = random.Random(1)
-    moments: list[tuple[str, int]] = []
-    with Life(recording, dice, clean_files(dice), *NOTHING_BY_ITSELF) as life:
-        program = life.program
-        for one in WORKS:
-            program.read(one.__name__, 0, SIZE)
-        program.make("a reason for a durable point")
-        program.settle()
-        for one in WORKS:
-            one(program, one.__name__)
-            moments.append((one.__name__, recording.write_back_blobs()))
+    moments = record(recording)
     log = recording.disks.log()
-    for name, position in moments:
-        for manner in ("none", "all"):
+    for path, position in moments:
+        for manner in ("none", "all") if path.startswith(BLOBS) else ("none",):
             try:
                 examine(recording, log, Cut(position, manner, 1))
             except Exception as error:
-                error.add_note(name)
+                error.add_note(path)
                 raise
