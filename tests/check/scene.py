@@ -188,6 +188,9 @@ class Scene:
     async def _start(self) -> None:
         self.engine.fileset.start()
 
+    async def last_event(self) -> Any:
+        return self.engine.fileset.events()[-1]
+
     def copy(self) -> Path:
         """The cache as it is."""
         target = self.base / "copy"

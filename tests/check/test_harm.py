@@ -130,6 +130,8 @@ def test_a_page_of_the_database(scene: Scene) -> None:
     assert_read_only(scene)
     assert_says_so(scene, "cache.db: database disk image is malformed")
     assert (scene.cache / "cache.db-wal").read_bytes() == before, "it was written to"
+    last = scene.engine.call(scene.last_event)
+    assert (last["name"], last["number"]) == ("afmDamaged", 0), "the event is of the note"
     scene.engine.stop()
     with pytest.raises(Refused, match="malformed; .*check --repair"):
         scene.engine.start()
