@@ -182,6 +182,7 @@ class GatewayLink:
                     await self._serve_one()
             except OSError as exc:
                 log.error("gateway: %s", exc)
+                self._ending = f" ({exc})"  # or was not started at all
             if self.stopping:
                 self._give_up()
                 return

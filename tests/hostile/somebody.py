@@ -15,6 +15,9 @@ import stat
 import sys
 from collections.abc import Callable
 
+from afmfs.model import acl
+from afmfs.model.acl import Ace
+
 THEIRS, OURS, OTHER = 1001, 1002, 1003
 """Groups: theirs alone, one that they are a supplementary member of, and one that they are not."""
 
@@ -220,9 +223,54 @@ def _of_files() -> dict[str, Call]:
     }
 
 
-def outcomes() -> dict[str, object]:
+def prepare_lists(root: str) -> None:
+    """Things with access lists."""
+    everyone = [Ace(acl.USER_OBJ, 7, acl.NO_ID), Ace(acl.MASK, 7, acl.NO_ID)]
+    for name, named, group, others in (
+        ("shown", Ace(acl.USER, 4, THEIRS), 0, 0), ("hidden", Ace(acl.USER, 0, THEIRS), 4, 4),
+        ("members'", Ace(acl.GROUP, 6, OURS), 0, 0), ("no members'", Ace(acl.GROUP, 0, OURS), 4, 4),
+        ("masked", Ace(acl.USER, 6, THEIRS), 0, 0), ("writable", Ace(acl.USER, 6, THEIRS), 0, 0),
+    ):  # fmt: skip
+        put(f"{root}/{name}", 0o600, 0, 0)
+        entries = [*everyone, named, Ace(acl.GROUP_OBJ, group, acl.NO_ID)]
+        entries.append(Ace(acl.OTHER, others, acl.NO_ID))
+        os.setxattr(f"{root}/{name}", acl.ACCESS, acl.dump(sorted(entries)))
+    os.chmod(f"{root}/masked", 0o640)  # what a mask leaves is for all that are named
+    os.mkdir(f"{root}/inherited")
+    os.chmod(f"{root}/inherited", 0o777)
+    default = [*everyone, Ace(acl.USER, 7, THEIRS), Ace(acl.GROUP_OBJ, 0, acl.NO_ID)]
+    default.append(Ace(acl.OTHER, 0, acl.NO_ID))
+    os.setxattr(f"{root}/inherited", acl.DEFAULT, acl.dump(sorted(default)))
+
+
+def list_calls() -> dict[str, Call]:
+    found: dict[str, Call] = {}
+    for name in ("shown", "hidden", "members'", "no members'", "masked", "writable"):
+        found[f"read {name}"] = lambda name=name: read(name)  # type: ignore[misc]
+        found[f"write {name}"] = lambda name=name: write(name)  # type: ignore[misc]
+        found[f"access {name}"] = _access(name, os.R_OK | os.W_OK)
+        found[f"chmod {name}"] = lambda name=name: os.chmod(name, 0o666)  # type: ignore[misc]
+    return found | {
+        "make": lambda: write("inherited/new", os.O_CREAT | os.O_EXCL, 0o666),
+        "its list": lambda: os.getxattr("inherited/new", acl.ACCESS).hex(),
+        "make for oneself": lambda: write("inherited/own", os.O_CREAT | os.O_EXCL, 0o600),
+        "its own list": lambda: os.getxattr("inherited/own", acl.ACCESS).hex(),
+        "make a directory": lambda: (os.mkdir("inherited/d"), look("inherited/d"))[1],
+        "its default": lambda: os.getxattr("inherited/d", acl.DEFAULT).hex(),
+        "take a list of another's": lambda: os.setxattr("hidden", acl.ACCESS, b""),
+        "give a list": lambda: os.setxattr(
+            "inherited/own", acl.ACCESS, os.getxattr("inherited/new", acl.ACCESS)
+        ),
+        "which shows": lambda: look("inherited/own"),
+        "nonsense": lambda: os.setxattr("inherited/own", acl.ACCESS, b"nonsense"),
+        "no trust": lambda: os.setxattr("inherited/own", "trusted.x", b"1"),
+        "no security": lambda: os.setxattr("inherited/own", "security.capability", b"1"),
+    }
+
+
+def outcomes(these: dict[str, Call]) -> dict[str, object]:
     found: dict[str, object] = {}
-    for name, call in calls().items():
+    for name, call in these.items():
         try:
             found[name] = call()
         except OSError as error:
@@ -231,8 +279,8 @@ def outcomes() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    uid, gid, groups, directory = sys.argv[1:]
+    uid, gid, groups, directory, *lists = sys.argv[1:]
     os.chdir(directory)
     os.umask(0)
     become(int(uid), int(gid), [int(group) for group in groups.split(",") if group])
-    json.dump(outcomes(), sys.stdout)
+    json.dump(outcomes(list_calls() if lists else calls()), sys.stdout)

@@ -20,9 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from afmfs.admin.afmctl import main
 from afmfs.model.entry import ROOT
 from mount.daemon import INTERNAL, _explain
 from tests.harness.engine import Engine, ThreadGateway
@@ -296,6 +298,21 @@ def test_what_is_no_database_of_ours(
     if which == "cache" and kind not in ("without its log", "with a log of noise", "cut in half",
                                          "without its last byte"):  # fmt: skip
         assert opened.refused, "a cache with data in it is never taken for a new one"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_afmctl_asks_a_cache_that_is_none(scene: Scene, tmp_path: Path, kind: str) -> None:
+    """Unmounted, as its administrator would, to see what is wrong."""
+    cache = tmp_path / "cache"
+    shutil.copytree(scene.base / "killed/cache", cache, symlinks=True)
+    for which in ("gateway", "cache"):
+        KINDS[kind](database(cache, which))
+        for words in (["getstate"], ["queue"], ["events"], ["cached", "d/part"], ["check"]):
+            run = CliRunner().invoke(main, [str(cache), *words])
+            assert run.exception is None or isinstance(run.exception, SystemExit), (
+                f"{which}, {words}: {run.exception!r}"
+            )
+            assert "Traceback" not in run.output and "Error(" not in run.output, run.output
 
 
 pages = st.tuples(st.integers(0, 300), st.sampled_from(["noise", "zeros", "another page", "a bit"]))

@@ -16,7 +16,7 @@ from afmfs.admin.access import Access
 from tests.conftest import MakeMount
 from tests.harness.mounting import REPOSITORY
 from tests.harness.trees import differences, snapshot
-from tests.hostile.somebody import OURS, THEIRS, prepare
+from tests.hostile.somebody import OURS, THEIRS, prepare, prepare_lists
 
 pytestmark = [
     pytest.mark.mounted,
@@ -24,10 +24,12 @@ pytestmark = [
 ]
 
 
-def outcomes(directory: Path, uid: int = THEIRS, groups: str = str(OURS)) -> dict[str, object]:
+def outcomes(directory: Path, *lists: str) -> dict[str, object]:
     """What another user's calls give there."""
+    uid, groups = THEIRS, str(OURS)
+    words = [str(uid), str(uid), groups, directory, *lists]
     run = subprocess.run(
-        [sys.executable, "-m", "tests.hostile.somebody", str(uid), str(uid), groups, directory],
+        [sys.executable, "-m", "tests.hostile.somebody", *words],
         cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -57,6 +59,37 @@ def test_each_call_does_what_it_does_on_a_local_file_system(
     assert compared(outcomes(plain), outcomes(mount.point)) == []
     mount.flush()
     assert modes(differences(snapshot(plain), snapshot(home), ignore=["mtime"])) == []
+
+
+def test_access_lists_are_what_they_are_elsewhere(
+    tmp_path: Path, home: Path, make_mount: MakeMount
+) -> None:
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    try:
+        prepare_lists(str(plain))
+    except OSError:
+        pytest.skip("no access lists here")
+    prepare_lists(str(home))
+    mount = make_mount(home, "allow_other", "async_delay=0", "xattrs")
+    expected = outcomes(plain, "lists")
+    assert compared(expected, outcomes(mount.point, "lists")) == []
+    mount.flush()
+    assert outcomes(home, "lists") == outcomes(plain, "lists"), "they are at home, too"
+
+
+def test_without_access_lists_nobody_gets_more_than_by_them(
+    tmp_path: Path, home: Path, make_mount: MakeMount
+) -> None:
+    try:
+        prepare_lists(str(home))
+    except OSError:
+        pytest.skip("no access lists here")
+    mount = make_mount(home, "allow_other")
+    found, by_lists = outcomes(mount.point, "lists"), outcomes(home, "lists")
+    for name, said in found.items():
+        if name.startswith(("read ", "write ", "chmod ")):
+            assert said in ("EACCES", "EPERM") or said == by_lists[name], name
 
 
 def modes(found: list[str]) -> list[str]:
