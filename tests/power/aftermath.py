@@ -19,6 +19,7 @@ from tests.power.recording import Cut, Recording, tree
 PAGE = 256
 ONE_READ = 1 << 20
 FLUSH_SECONDS = 30.0
+MOUNTED_SECONDS = 120.0
 
 LOST = "the last stop may have lost writes"
 """What the log says where the cache has noticed."""
@@ -47,6 +48,24 @@ def _examine(recording: Recording, cut: Cut) -> int:
     finally:
         engine.stop()
     return lost
+
+
+def examine_mounted(recording: Recording, log: Log, cut: Cut) -> None:
+    """As `examine`, through the kernel, with both processes."""
+    with recording.after(log, cut):
+        mount = recording.mount("async_delay=0", watch=MOUNTED_SECONDS)
+        try:
+            mount.checks = True
+            found = tree(mount.point)
+            recording.history.check(found, cut.position)
+            mount.flush()
+            assert tree(recording.home) == tree(mount.point) == found
+            mount.unmount()
+        except Exception as error:
+            error.add_note(f"{cut}\n{mount.log_tail()}")
+            raise
+        finally:
+            mount.terminate()
 
 
 def engine_on(home: Path, cache_disk: Path) -> Engine:

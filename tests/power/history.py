@@ -23,9 +23,9 @@ Found = dict[str, bytes | None]
 
 
 class Do(Enum):
-    MAKE, MKDIR, WRITE, SIZE, RENAME, REMOVE = range(6)
-    SYNC = 6  # names and sizes are durable, and the bytes of one file
-    SETTLE = 7  # everything is durable
+    MAKE, MKDIR, LINK, WRITE, SIZE, RENAME, REMOVE = range(7)
+    SYNC = 7  # names and sizes are durable, and the bytes of one file
+    SETTLE = 8  # everything is durable
 
 
 @dataclass(slots=True)
@@ -55,6 +55,8 @@ class State:
                 self.sizes[step.file] = step.size
             case Do.MKDIR:
                 self.names[step.path] = 0
+            case Do.LINK:
+                self.names[step.target] = self.names[step.path]
             case Do.WRITE:
                 self.sizes[step.file] = max(self.sizes[step.file], step.offset + len(step.data))
             case Do.SIZE:

@@ -112,6 +112,10 @@ class Program:
         step = Step(Do.RENAME, 0, path=path, target=target)
         self.do(step, lambda: os.rename(self.place(path), self.place(target)))
 
+    def link(self, path: str, target: str) -> None:
+        step = Step(Do.LINK, 0, path=path, target=target)
+        self.do(step, lambda: os.link(self.place(path), self.place(target)))
+
     def remove(self, path: str) -> None:
         self.do(Step(Do.REMOVE, 0, path=path), lambda: os.unlink(self.place(path)))
 
@@ -173,6 +177,7 @@ class Program:
         ways: list[tuple[float, Callable[[], None]]] = [
             (3, self._make), (4, self._append), (6, self._overwrite), (3, self._resize),
             (2, self._rename), (2, self._replace), (1, self._mkdir), (1, self._rename_directory),
+            (1, self._link),
             (2, self._remove), (4, self._read), (2, self._evict), (3, self._pause),
             (2 * self._care, self._overwrite_synced), (3 * self._care, self._sync),
             (3, lambda: self._write_back(self.dice)),
@@ -217,6 +222,9 @@ class Program:
 
     def _rename(self) -> None:
         self.rename(self.some_file(), self.new_name())
+
+    def _link(self) -> None:
+        self.link(self.some_file(), self.new_name())
 
     def _replace(self) -> None:
         """As editors do: a new file, durable, over the old one."""

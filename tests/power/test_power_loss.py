@@ -22,7 +22,7 @@ import random
 import pytest
 
 from tests.harness.disks import needs_root
-from tests.power.aftermath import LOST, check_home, engine_on, examine, seen
+from tests.power.aftermath import LOST, check_home, engine_on, examine, examine_mounted, seen
 from tests.power.cuts import MANNERS, Log
 from tests.power.life import Life
 from tests.power.recording import FIRST_CACHE, FIRST_HOME, Cut, Recording, tree
@@ -30,7 +30,7 @@ from tests.power.recording import FIRST_CACHE, FIRST_HOME, Cut, Recording, tree
 ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
 SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
 
-CUTS = 10
+CUTS = 8
 
 pytestmark = [
     pytest.mark.mounted,
@@ -68,6 +68,7 @@ def test_under_both(
     print(f"steps lost: {lost}")
     assert caplog.text.count(LOST) == CUTS  # each time the cache has noticed
     assert sum(lost) > 0  # what no fsync and no durable point follows, is
+    examine_mounted(recording, log, cut_at(recording, log, dice))
 
 
 def test_under_the_cache(
