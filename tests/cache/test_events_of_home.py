@@ -74,6 +74,30 @@ async def test_a_new_gateway_is_no_new_home(office: Office, tmp_path: Path) -> N
         ]
 
 
+async def test_a_home_that_an_earlier_gateway_holds_is_waited_for(
+    office: Office, tmp_path: Path
+) -> None:
+    """Its end is no end of a gateway, nor is home unknown till the next one has tried."""
+    async with office.fileset(tmp_path) as fileset:
+        del office.answers["hello"]
+        office.gateway.kill()
+        for number in (1, 2):
+            gateway = await office.another(number)
+            await gateway.say(**SILENT, held=True)
+            await heard(fileset, gateway)
+            gateway.kill()
+        last = await office.another(3)
+        assert fileset.status().state == "Disconnected"
+        await last.say(**CONNECTED)
+        assert await heard(fileset, last) == [
+            "afmHomeConnected",
+            "afmGatewayEnded",
+            "afmHomeDisconnected",
+            "afmHomeConnected",
+        ]
+        assert fileset.status().state == "Inactive"
+
+
 def stopped_uncleanly(base: Path) -> None:
     with closing(sqlite3.connect(base / "cache/cache.db")) as db, db:
         db.execute("UPDATE fileset SET value=0 WHERE key='clean'")

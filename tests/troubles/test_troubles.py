@@ -99,6 +99,8 @@ def test_umount_ends_in_time_and_the_next_mount_goes_on(
 ) -> None:
     trouble.strike(home, mount)
     work_goes_on(mount, 1)
+    if trouble.stuck:
+        await_words(mount, PROMISES[trouble.name].state, PROMISES[trouble.name].words)
     wait_until(lambda: has_been_met(mount), 20, "the gateway has met it")
     gateways = mount.gateways()
     start = time.monotonic()
