@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import trio
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +86,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     finally:
         engine.stop()
     made.note_marker("stopped")
+    shutil.copytree(home, base / "home then", symlinks=True)
     (base / "killed").rename(base / "stopped")
     (base / "left").rename(base / "killed")
     return made
@@ -137,19 +139,24 @@ class Opened:
     ) -> None:
         self.scene, self.base = scene, base
         shutil.copytree(scene.base / which, base / "copy", symlinks=True)
+        home = scene.base / "home"
+        shutil.rmtree(home)
+        shutil.copytree(scene.base / "home then", home, symlinks=True)
         for path, data in scene.markers[which].items():
             path.write_bytes(data)  # home has not seen the mounts of other tests
-        home = scene.base / "home"
+        self._home = home
         self.engine = Engine(home, base / "copy", *OPTIONS, gateway=ThreadGateway)
         self.engine.checks = False
         self.refused = ""
         harm(self.engine.cache)
 
-    def run(self) -> None:
+    def run(self, *, replays: bool = False) -> None:
         try:
             try:
                 self.engine.start()
                 self.look()
+                if replays:
+                    self.replay()
             finally:
                 self.engine.stop()
         except AssertionError:
@@ -161,6 +168,24 @@ class Opened:
             assert "\n" not in self.refused
             del error
             gc.collect()  # in a process of its own all that was opened is closed with it
+
+    def replay(self) -> None:
+        """What home gets is what the cache holds, or held a moment ago; nothing else is lost."""
+
+        async def flush() -> None:
+            self.engine.fileset.flush_pending()
+            with trio.move_on_after(1.5):
+                while self.engine.fileset.status().queue_length:  # noqa: ASYNC110  # a figure
+                    await trio.sleep(0.01)
+
+        self.engine.call(flush)
+        there = set()
+        for path in self._home.rglob("*"):
+            name = str(path.relative_to(self._home))
+            if path.is_file() and not name.startswith(".afm"):
+                there.add(name)
+                _want_right(f"home's {name}", path.read_bytes(), self.scene.versions, name)
+        assert self.scene.before.keys() - there <= {"d/gone", "f4"}, "home has lost them"
 
     def look(self) -> None:
         """What is read is right, or was so a moment ago, or is an error."""
@@ -192,9 +217,9 @@ class Opened:
         self.engine.call(look)
 
 
-def _want_right(path: str, data: bytes, versions: Content) -> None:
-    assert path in versions, f"{path} never was"
-    had = versions[path]
+def _want_right(path: str, data: bytes, versions: Content, name: str = "") -> None:
+    assert (name or path) in versions, f"{path} never was"
+    had = versions[name or path]
     if data in had or not data:
         return
     assert len(data) in {len(one) for one in had} | {4096 * n for n in range(8)}, path
@@ -364,4 +389,4 @@ def test_pages_that_are_not_what_was_written(
                 spoil(wal if in_log else path, number, how, random.Random(seed))
 
     with tempfile.TemporaryDirectory(dir=scene.base) as base:
-        Opened(scene, Path(base), stop, damage).run()
+        Opened(scene, Path(base), stop, damage).run(replays=True)
