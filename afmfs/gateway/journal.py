@@ -70,6 +70,7 @@ class Journal:
             os.close(self._lock_fd)
             raise
         self._lock = threading.Lock()
+        self._affirmed = False
         self._flight: dict[int, int] = dict(self._db.execute("SELECT id, batch FROM flight"))
         self._requeued = {
             r[0]: Requeued(r[0], r[1], r[2], r[3], r[4], r[5], bool(r[6]))
@@ -150,6 +151,19 @@ class Journal:
         return None if row is None else row[0]
 
     # -- changes, each durable on return ---------------------------------------------------------
+
+    def affirm(self) -> None:
+        """What the journal says now is what it will say: to be called before anything is done at
+        home by it.
+
+        A gateway that was killed in a commit may have left it in the log and not in the log's
+        index. As long as the mount process has the journal open, that commit does not show; when
+        it is killed as well, the index is made anew, with it: what was in doubt, and half done
+        again, would count as executed. A commit of our own writes over what does not show.
+        """
+        if not self._affirmed:
+            with self._lock, self._transaction():
+                pass
 
     def put(self, key: str, value: Any) -> None:
         """Keep a value under a name; None removes it."""
@@ -289,6 +303,7 @@ class Journal:
             db.execute(TURN)
             db.execute("COMMIT")
             self.turn += 1
+            self._affirmed = True
         finally:
             if db.in_transaction:
                 db.execute("ROLLBACK")

@@ -219,6 +219,7 @@ class Replay:
         """One batch, or a wait for something to do. Raises HomeAway: the batch is in doubt."""
         with self._changed:
             self._awake = False
+        self._journal.affirm()
         while self._drops:
             self._drop(*self._drops.pop(0))
         if self._landing is not None and (self._landing.requeued or self._landing.untouched):

@@ -15,6 +15,7 @@ RARER = "tests/cache/test_rarer_crash_rules.py::"
 GATEWAY = "tests/gateway/test_crash_rules.py::"
 EVICT = "tests/cache/test_evict.py::"
 FETCH = "tests/gateway/test_fetch.py::"
+JOURNAL = "tests/gateway/test_journal.py::"
 COALESCE = "tests/model/test_coalesce_rules.py::"
 
 
@@ -104,7 +105,6 @@ THE_CACHES_OWN = (
         "cache/content.py:Content._shrink",
         "            self._store.reclaim(inode, size)\n",
         "            self._blobs.cut(inode, size)\n",
-        CACHE + "test_shrink_keeps_generation",
         CACHE + "test_a_tail_in_reclaim_survives_a_kill",
     ),
     rule(
@@ -206,7 +206,6 @@ THE_CACHES_OWN = (
         "        return min(size, inode.size) if smallest is None else "
         "min(size, smallest, inode.size)\n",
         "        return min(size, inode.size)\n",
-        CACHE + "test_home_valid",
         CACHE + "test_home_valid_by_retired",
     ),
 )
@@ -231,7 +230,6 @@ THE_GATEWAYS = (
         "gateway/replay.py:Replay._replay",
         "            if not self._points.make():  # durable-before-batch\n",
         "            if False:\n",
-        GATEWAY + "test_in_flight",
         GATEWAY + "test_durable_before_batch",
     ),
     rule(
@@ -282,6 +280,14 @@ THE_GATEWAYS = (
         "        return self.doubt or ",
         "        return ",
         GATEWAY + "test_doubt",
+    ),
+    rule(
+        "doubt",
+        "gateway/journal.py:Journal.affirm",
+        "            with self._lock, self._transaction():\n                pass\n",
+        "            self._affirmed = True\n",
+        JOURNAL + "test_a_commit_that_a_kill_has_halved_stays_away",
+        GATEWAY + "test_doubt_affirmed",
     ),
     rule(
         "doubt-adopts-type",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,27 @@ class Journals:
 
     def __exit__(self, *_: object) -> None:
         self.journal.close()
+
+
+def test_doubt_affirmed(mount: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is done again before the journal has a commit of this gateway: one that the last one
+    was killed in might come back, and tell that it is done."""
+    real = Journal._transaction
+
+    @contextmanager
+    def noted(journal: Journal) -> Iterator[Any]:
+        with real(journal) as db:
+            yield db
+        mount.calls.append("commit")
+
+    mount.make(b"f", b"data")
+    with Journals(mount) as journal:
+        journal.take_off([1, 2])
+    mount.calls.clear()
+    monkeypatch.setattr(Journal, "_transaction", noted)
+    mount.start()
+    mount.replay()
+    assert mount.calls.index("commit") < mount.calls.index("in flight")
 
 
 def test_doubt_adopts_type(mount: Recorded) -> None:

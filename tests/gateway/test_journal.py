@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -50,6 +54,50 @@ def test_a_life(tmp_path: Path) -> None:
     journal.forget(3)
     assert journal.land([Outcome(9, 9)]) == 4, "numbers are never used twice"
     journal.close()
+
+
+KILLED_IN_A_COMMIT = """
+import os, sys
+from pathlib import Path
+from afmfs.gateway.journal import Journal, Outcome
+directory = Path(sys.argv[1])
+journal = Journal(directory)
+journal.take_off([1])
+index = os.open(directory / "gateway.db-shm", os.O_RDWR)
+header = os.pread(index, 96, 0)
+journal.land([Outcome(1, 100)])
+os.pwrite(index, header, 0)
+os._exit(0)
+"""
+"""What a kill leaves between the two halves of a commit: the log has it, its index does not."""
+
+READER = """
+import sqlite3, sys
+db = sqlite3.connect(f"file:{sys.argv[1]}/gateway.db?mode=ro", uri=True)
+db.execute("SELECT * FROM outcome").fetchall()
+print("reading", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_commit_that_a_kill_has_halved_stays_away(tmp_path: Path) -> None:
+    """As long as the mount process reads the journal, its log has an index, which does not show the
+    commit. Once both are killed the index is made anew, from all that the log holds: what the
+    gateway in between took for in doubt, and has begun to do again, must not be done then."""
+    Journal(tmp_path).close()
+    run = partial(subprocess.Popen, stdin=PIPE, stdout=PIPE, cwd=Path(__file__).parents[2])
+    with run([sys.executable, "-c", READER, str(tmp_path)]) as reader:
+        assert reader.stdout is not None and reader.stdout.readline()
+        with run([sys.executable, "-c", KILLED_IN_A_COMMIT, str(tmp_path)]) as killed:
+            assert killed.wait(30) == 0
+        between = Journal(tmp_path)
+        between.affirm()
+        assert between.flights() == {1: [1]} and not between.executed(1)
+        between.close()  # not the last to have it open: nothing is done to the log
+        reader.kill()
+    after = Journal(tmp_path)
+    assert after.flights() == {1: [1]} and not after.executed(1)
+    after.close()
 
 
 def test_a_newer_stamp_outlives_an_older_outcome(tmp_path: Path) -> None:
