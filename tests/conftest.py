@@ -6,10 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import psutil
 import pytest
 
 from tests.harness.mounting import Mount, fuse_missing, is_alive, mounts_below
+
+hypothesis.settings.register_profile("shared", deadline=None)  # with whatever else runs beside
+hypothesis.settings.load_profile("shared")
 
 MakeMount = Callable[..., Mount]
 
