@@ -79,6 +79,7 @@ class Checkpointer:
             if pages - moved <= LITTLE:
                 break
         busy, pages, moved = self._db.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+        self._store.keep_room()  # a log that is moved cuts cache.db to its length
         return not busy and pages == moved
 
     def close(self) -> None:

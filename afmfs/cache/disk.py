@@ -45,7 +45,8 @@ LOG = 16 << 20
 """Bytes of a log that are worth keeping; a fortieth of a small disk."""
 
 BALLAST = 2 << 20
-"""Bytes that the log has of the disk whatever others do: enough for an eviction."""
+"""Bytes that cache.db and its log each have of the disk whatever others do, beyond what they need
+now: enough for an eviction. A fortieth of a small disk."""
 
 BELIEVED_S = 60.0
 """How long an error is told of that does not show again."""
@@ -66,10 +67,16 @@ class Room(NamedTuple):
     reserve: int
     slack: int
     few_files: int  # from here on room is made
+    free: int  # of the disk itself
 
     @property
     def is_short(self) -> bool:
         return self.left < self.slack or self.files < self.few_files
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether others have taken the reserve as well, so that the queue may not go down."""
+        return self.free < self.reserve // 8
 
     @property
     def is_full(self) -> bool:
@@ -146,6 +153,7 @@ class Disk:
             reserve=reserve,
             slack=min(SLACK, total // 20),
             few_files=few,
+            free=found.f_bavail * unit,
         )
 
     def lacking(self) -> Lacking:

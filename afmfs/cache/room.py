@@ -43,6 +43,9 @@ LEAST = 1 << 20
 MOST, MOST_FILES = 256 << 20, 2048
 """What goes, at most, before a durable point gives the disk its room."""
 
+BARE_S = 3.0
+"""How long home is waited for where the queue may have no room to go down."""
+
 SHOWN_S = 60.0
 """How long it is told that something was refused."""
 
@@ -173,7 +176,8 @@ class Room:
         before, started = self._replay.retired(), time.monotonic()
         self._replay.hasten()
         while self._replay.drains():
-            if time.monotonic() > started + self._replay.patience_s():
+            patience = BARE_S if self._disk.room().is_bare else self._replay.patience_s()
+            if time.monotonic() > started + patience:
                 return False
             with trio.move_on_after(POLL_S):
                 await self._news.wait()

@@ -9,6 +9,7 @@ power loss after `sync_wal` or a durable point.
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import sqlite3
@@ -113,7 +114,9 @@ class Store:
         """Read what is in memory as long as the connection is open."""
         # What a peak has made of the log is given back when the log begins anew.
         self.execute(f"PRAGMA journal_size_limit={self.disk.log_limit}")
-        self.disk.keep(self._wal, min(BALLAST, self.disk.log_limit))
+        self._ballast = min(BALLAST, self.disk.log_limit)
+        self._own = own_descriptor(self.path)
+        self.keep_room()
         self._strong: dict[int, Inode] = {}
         self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
         self._undo: list[tuple[Inode, dict[str, Any]]] = []
@@ -211,8 +214,17 @@ class Store:
         """Bytes by which the log will make cache.db longer, and bytes free inside it."""
         (pages,) = self.execute("PRAGMA page_count").fetchone()
         (spare,) = self.execute("PRAGMA freelist_count").fetchone()
-        owed = pages * self._page - os.stat(self.path).st_size
-        return max(0, owed), spare * self._page
+        found = os.stat(self.path), os.fstat(self._wal)
+        owed = pages * self._page - found[0].st_size
+        kept = sum(max(0, one.st_blocks * 512 - one.st_size) for one in found)
+        return max(0, owed), spare * self._page + kept
+
+    def keep_room(self) -> None:
+        """Have room of the disk belong to cache.db and its log, whatever others do: enough for the
+        log to be moved, begin anew, and take an eviction. May run in a thread."""
+        self.disk.keep(self._wal, self._ballast)
+        if self._own >= 0:
+            self.disk.keep(self._own, os.fstat(self._own).st_size + self._ballast)
 
     # -- settings -------------------------------------------------------------------------------
 
@@ -399,6 +411,21 @@ def _find(path: Path) -> tuple[sqlite3.Connection, int]:
         db.close()
         raise
     return db, version
+
+
+def own_descriptor(path: Path) -> int:
+    """SQLite's own descriptor of its file, which must not be opened and closed beside it; -1 if it
+    can't be found."""
+    real = os.path.realpath(path)
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == real:
+                flags = fcntl.fcntl(int(name), fcntl.F_GETFL)
+                if flags & os.O_ACCMODE == os.O_RDWR:
+                    return int(name)
+        except OSError:
+            continue  # another thread's, just closed
+    return -1
 
 
 def connect(path: Path) -> sqlite3.Connection:

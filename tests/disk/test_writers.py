@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.disk.conftest import MakeDisk, MountOn
-from tests.disk.scene import flush
+from tests.disk.scene import back, flush
 from tests.disk.writers import Writer, at_work, make_writers
 from tests.harness.disks import needs_root
 from tests.harness.mounting import wait_until
@@ -60,7 +60,7 @@ def test_writers(
             await_more(refused, found, "refusals while nothing can go")
             foreign.unlink()
             await_more(tried, found, "work, or refusals, with home away")
-            home.with_name("away").rename(home)
+            back(home, mount)
             await_more(done, found, "work again")
     flush(mount)
     for one in found:
