@@ -25,6 +25,7 @@ from afmfs.cache.disk import Disk
 from afmfs.cache.inode import Inode
 from afmfs.errors import Damaged
 from afmfs.model.blocks import blob_length
+from afmfs.model.ranges import Ranges
 
 OPEN_BLOBS = 512
 SHARDS = 256
@@ -185,8 +186,8 @@ class Blobs:
             self._close(self._open.popitem(last=False)[1])
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview) -> None:
-        """Write all of `data`; on failure no byte beyond the inode's size stays behind."""
-        self._disk.take(len(data))
+        """Write all of `data`, for which room was asked; on failure no byte beyond the inode's size
+        stays behind."""
         fd = self.prepare(inode)
         try:
             done = os.pwrite(fd, data, offset)
@@ -196,6 +197,19 @@ class Blobs:
             self._disk.met(exc)
             self._cut_excess(fd, inode)
             raise
+
+    def take(self, size: int) -> None:
+        """So many bytes are about to be written. ENOSPC, or what else the disk has against it."""
+        self._disk.take(size)
+
+    def claim(self, inode: Inode, parts: Ranges) -> None:
+        """What is about to be overwritten has its place, or ENOSPC: once the transaction is made
+        that says so, a write must not fail for want of room. Its holes have none."""
+        fd = self.prepare(inode)
+        info = os.fstat(fd)
+        if info.st_blocks * 512 < info.st_size:
+            for start, end in parts:
+                self._disk.claim(fd, start, end)
 
     def _cut_excess(self, fd: int, inode: Inode) -> None:
         """A blob is never longer than its inode, but for a tail that waits for its reclaim."""

@@ -135,10 +135,11 @@ class Content(Reading):
         gen = inode.gen
         self._store.disk.harm.check()
         try:
+            self._blobs.take(len(data))
             if valid:
                 # Zeros that no blob holds are about to be overwritten: its generation has to be
                 # part of the transaction. And to a damaged blob nothing may be promised.
-                self._blobs.prepare(inode)
+                self._blobs.claim(inode, valid)
             self._write_parts(inode, offset, data, new)
             return self._commit_write(inode, offset, end, parts)
         except Exception:
@@ -369,6 +370,7 @@ class Content(Reading):
         for low in range(0, len(data), 65536):
             piece = data[low : low + 65536]
             if any_set(piece):
+                self._blobs.take(piece.nbytes)
                 self._blobs.write(inode, offset + low, piece)
             else:
                 self._blobs.clear(inode, offset + low, offset + low + piece.nbytes)

@@ -55,7 +55,7 @@ MANY = 1 << 62
 
 
 _KEEP_SIZE = 1
-_fallocate = ctypes.CDLL(None).fallocate
+_fallocate = ctypes.CDLL(None, use_errno=True).fallocate
 _fallocate.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -237,6 +237,14 @@ class Disk:
         """Have so many bytes of the disk belong to a file, whose size stays. One that can't do so
         does without."""
         _fallocate(fd, _KEEP_SIZE, 0, size)
+
+    def claim(self, fd: int, start: int, end: int) -> None:
+        """Have a place on the disk for [start, end) of a file, so that writing there does not fail
+        for want of room. ENOSPC."""
+        if _fallocate(fd, _KEEP_SIZE, start, end - start) != 0:
+            code = ctypes.get_errno()
+            if code in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self) -> None:
         os.close(self._fd)
