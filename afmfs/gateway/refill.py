@@ -33,7 +33,7 @@ from afmfs.gateway.trash import (
     file_name,
 )
 from afmfs.gateway.trouble import HomeAway, Verb, classify
-from afmfs.gateway.versions import is_known
+from afmfs.gateway.versions import is_known, may_be_ours
 from afmfs.gateway.view import View
 from afmfs.model.ranges import Ranges, cut
 
@@ -90,7 +90,7 @@ class Refiller:
             assert row.ino is not None
             try:
                 with self._opened(home, row.ino) as (fd, _):
-                    if fd is not None:
+                    if fd is not None and self._may_be(home, row.ino, os.fstat(fd), half=True):
                         self._land(row, self._stamp(home, fd, row.ino, None), RESTORING)
             except InDoubt:
                 continue  # what its name hangs on is replayed first
@@ -135,13 +135,18 @@ class Refiller:
             if not ranges:
                 raise Refused("none of its bytes are null any more")
             st = os.fstat(fd)
-            if not half and not is_known(self._view, self._progress, home.properties, row.ino, st):
+            if not self._may_be(home, row.ino, st, half=half):
                 raise Refused("the present file was changed at home")
             told: Row = {"ino": row.ino, "ranges": as_told(ranges)}
             failure = self._fill(connection, home, row, fd, ranges, None if half else st)
             if failure is not None:
                 told["reason"] = failure.strerror
         return told
+
+    def _may_be(self, home: Home, ino: int, st: os.stat_result, *, half: bool) -> bool:
+        """Whether it is the known file: half restored it is of no known version."""
+        fits = may_be_ours if half else is_known
+        return fits(self._view, self._progress, home.properties, ino, st)
 
     def _fill(
         self, connection: Connection, home: Home, row: Trashed, fd: int, ranges: Ranges,
