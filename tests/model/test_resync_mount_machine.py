@@ -44,4 +44,4 @@ def test_a_resync_of_a_mount_puts_home_right_and_loses_nothing(memory: Path) -> 
                     assert not self.repaired.mount.watchdog_fired, "it stopped answering"
 
     run_seeded(Machine, EXAMPLES, again="AFMFS_RESYNC_MOUNTS", steps=STEPS)
-    assert sum(kills) >= EXAMPLES // 2, f"hardly anything was killed: {kills}"
+    assert sum(kills) >= EXAMPLES // 4, f"hardly anything was killed: {kills}"
