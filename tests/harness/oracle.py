@@ -334,42 +334,7 @@ def _is_same(one: Cached, was: HomeObject, after: Moment) -> bool:
     return all((old[n] if n < len(old) else 0) == byte for n, byte in _gaps(one, after))
 
 
-# -- the cache -------------------------------------------------------------------------------------
-
-
-def check_cache_kept(before: Moment, after: Moment) -> None:
-    """A job changes nothing in the cache, but for files of which nothing was cached: these follow
-    home."""
-    if before.cache.paths.keys() != after.cache.paths.keys():
-        different = before.cache.paths.keys() ^ after.cache.paths.keys()
-        raise Wrong(f"a job has changed names of the cache: {sorted(different)}")
-    for ino, one in before.cache.inodes.items():
-        now = after.cache.inodes.get(ino)
-        if now is None:
-            if one.names:
-                raise Wrong(f"a job has removed {one} from the cache")
-            continue
-        if one.without_data and not one.resized and (one.size, one.mtime) != (now.size, now.mtime):
-            _check_adopted(one, now, after)
-            continue
-        if one.facts() != now.facts():
-            raise Wrong(f"a job has changed {one}: {one.facts()} to {now.facts()}")
-        gone = [
-            n
-            for n, valid in enumerate(one.valid)
-            if valid and not (now.known[n] and now.data[n] == one.data[n])
-        ]
-        if gone:
-            raise Wrong(f"{len(gone)} cached bytes from {gone[0]} on are gone: {one}")
-
-
-def _check_adopted(one: Cached, now: Cached, after: Moment) -> None:
-    paths = after.cache.paths_at_home()[now.ino] | now.names  # what is pending may move them
-    versions = {(o.size, o.mtime) for p, o in after.home.tree.items() if p in paths}
-    if one.pending and one.mtime == now.mtime:  # set here since: home's is not taken over
-        versions = {(size, now.mtime) for size, _ in versions}
-    if (now.size, now.mtime) not in versions:
-        raise Wrong(f"neither the cache's nor home's: {one} became {now}")
+# -- once more -------------------------------------------------------------------------------------
 
 
 def check_unchanged(before: Moment, after: Moment) -> None:

@@ -24,6 +24,7 @@ from tests.harness.files import Files, KernelFiles
 from tests.harness.home_state import HomeState, canary_state
 from tests.harness.machine import MODES, NAMES, indexes, times
 from tests.harness.oracle import Moment, Wrong
+from tests.harness.oracle_cache import check_cache_kept
 from tests.harness.program_machine import BLOCK, ProgramMachine, contents, fill, offsets
 
 KILL, CRASH, AWAY = "kill", "crash", "away"
@@ -159,7 +160,7 @@ class RepairMachine(ProgramMachine):
         return after
 
     def check_cache_after(self, before: Moment, after: Moment) -> None:
-        oracle.check_cache_kept(before, after)
+        check_cache_kept(before, after)
         self.follow_home(after.cache)
         self.check_cache(after.cache)
 
