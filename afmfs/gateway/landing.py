@@ -46,11 +46,10 @@ class Landing:
                 TrashBook.written(db, ino, content.ranges, content.smallest)
             if self.reached:
                 db.execute("INSERT OR REPLACE INTO state VALUES (?,?)", (REACHED, self.reached))
+            swaps = [(record_key(entry),) for entry in self.exchanges]
+            db.executemany("DELETE FROM state WHERE key=?", swaps)
 
-        seq = journal.land(self.outcomes, self.requeued, self.untouched, also)
-        for entry in self.exchanges:
-            journal.put(record_key(entry), None)
-        return seq
+        return journal.land(self.outcomes, self.requeued, self.untouched, also)
 
 
 def land(pick: Pick, result: Result, before: Mapping[int, Requeued]) -> Landing:

@@ -228,6 +228,29 @@ def test_doubt_adopts_type(mount: Recorded) -> None:
     assert not (mount.home / ".afm/.afmtrash").exists()
 
 
+def test_a_swap_leaves_nothing_in_the_journal(
+    mount: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed right after its outcome is recorded: no later gateway would remove what is left."""
+    for name in (b"a", b"b"):
+        (mount.home / os.fsdecode(name)).write_bytes(name)
+        mount.adopt(name)
+    connected(mount)
+    left: list[Any] = []
+    real = Journal.land
+
+    def land(journal: Journal, *words: Any) -> int:
+        seq = real(journal, *words)
+        left.extend(journal.query("SELECT key FROM state WHERE key LIKE 'exchange%'"))
+        return seq
+
+    monkeypatch.setattr(Journal, "land", land)
+    mount.exchange(b"a", b"b")
+    mount.replay()
+    assert (mount.home / "a").read_bytes() == b"b"
+    assert left == []
+
+
 def test_doubt(mount: Recorded) -> None:
     """What was to go and is gone was taken away by us."""
     (mount.home / "f").write_bytes(b"data")
