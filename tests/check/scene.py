@@ -188,6 +188,17 @@ class Scene:
     async def _start(self) -> None:
         self.engine.fileset.start()
 
+    def kill(self) -> None:
+        """Leave the cache as a kill of both processes would."""
+
+        async def copy() -> None:
+            shutil.copytree(self.cache, self.base / "killed")
+
+        self.engine.call(copy)  # in its thread, so at one moment
+        self.engine.stop()
+        shutil.rmtree(self.cache)
+        os.rename(self.base / "killed", self.cache)
+
     async def last_event(self) -> Any:
         return self.engine.fileset.events()[-1]
 

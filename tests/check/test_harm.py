@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sqlite3
 from pathlib import Path
 
@@ -187,10 +186,7 @@ def test_a_log_that_was_cut_off_after_a_kill(scene: Scene, how: str, first: str)
     handle = scene.files.open(b"clean", os.O_RDWR)
     scene.files.write(handle, 0, b"later")
     scene.files.close(handle)
-    shutil.copytree(scene.cache, scene.base / "killed")
-    scene.engine.stop()
-    shutil.rmtree(scene.cache)
-    os.rename(scene.base / "killed", scene.cache)
+    scene.kill()
     harm_log(scene.cache / "cache.db-wal", how)
     if first == "check":
         assert "noted damage" in {one.kind for one in scene.found()}
@@ -217,9 +213,6 @@ def harm_log(path: Path, how: str) -> None:
 def test_a_kill_cuts_off_no_log(scene: Scene) -> None:
     scene.engine.start()
     scene.write(b"made/later", b"later")
-    shutil.copytree(scene.cache, scene.base / "killed")
-    scene.engine.stop()
-    shutil.rmtree(scene.cache)
-    os.rename(scene.base / "killed", scene.cache)
+    scene.kill()
     assert scene.found() == []
     scene.assert_serves(made__later=b"later")

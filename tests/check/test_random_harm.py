@@ -83,11 +83,14 @@ class World:
         for name in names[:4]:
             self.remove(name)
         if kill:
-            shutil.copytree(self.engine.cache, self.engine.cache.parent / "killed")
+            self.engine.call(self.copy)  # in its thread, so at one moment
         self.engine.stop()
         if kill:
             shutil.rmtree(self.engine.cache)
             os.rename(self.engine.cache.parent / "killed", self.engine.cache)
+
+    async def copy(self) -> None:
+        shutil.copytree(self.engine.cache, self.engine.cache.parent / "killed")
 
     def read(self, path: bytes) -> bytes:
         handle = self.files.open(path, os.O_RDONLY)

@@ -50,6 +50,7 @@ class Aftermath:
             # What was retired may have been found on pages that are in use no more. What is dropped
             # with it is made up for, as inodes tell of it.
             store.execute("DELETE FROM queue WHERE id <= (SELECT max(retired) FROM inode)")
+        if incomplete & {"queue", "blockmap", "span"}:
             self._keep_parts()
         if incomplete & {"inode", "blockmap", "span"}:
             whole, since = "queue" not in incomplete, None
@@ -108,7 +109,7 @@ class Aftermath:
             dirty[ino].append((start, end))
         rows = store.execute(
             "SELECT i.ino, q.id IS NOT NULL FROM inode i LEFT JOIN queue q ON q.id = i.changed"
-            " WHERE i.gen>0 AND i.home_mtime IS NOT NULL"
+            " WHERE i.home_mtime IS NOT NULL"
             " AND i.ino NOT IN (SELECT ino FROM unrepresentable UNION SELECT ino FROM lost)"
         ).fetchall()
         for ino, queued in rows:

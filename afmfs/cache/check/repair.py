@@ -206,6 +206,8 @@ class Repair(Aftermath):
             self._drop([number for (number,) in rows])
         for start, end in lost:
             self._cut_entries(ino, start, end)
+        # Nor by a job that makes up for lost entries: it would have zeros for what is lost.
+        self._settle_changed(ino)
         # As of entries that an administrator drops: what is left of it may be the only copy.
         store.execute(
             "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",

@@ -119,7 +119,8 @@ class Suspects:
         gone = ranges.within(suspect.valid, length, inode.size)
         lost = gone
         if not self._is_only_copy(inode, queued):
-            dirty = queued.dirty.get(ino, ())
+            # Nothing from `home_valid` on is ever fetched, whatever entries say.
+            dirty = ranges.union([*queued.dirty.get(ino, ()), (inode.home_valid, inode.size)])
             lost = tuple(part for a, b in gone for part in ranges.within(dirty, a, b))
         name = blob_name(inode.gen)
         text = f"its blob {name} is missing"
