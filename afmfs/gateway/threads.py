@@ -27,7 +27,7 @@ class Threads:
 
     def learn(self, seconds: float) -> None:
         """What a probe says of an action's time: as it is now, however it was."""
-        self.latency = min(seconds, 1.0)
+        self.latency = min(seconds, 5.0)  # who waits for home waits for several times as long
 
     @property
     def worthwhile(self) -> bool:

@@ -69,7 +69,7 @@ class Facts:
     pending: int = 0  # entries in both queues
     requeued: int = 0  # of them: refused by home, tried again later
     refusal: str = ""  # what home says to them, and what to do about it
-    slow_s: float = 0.0  # what a change at home takes, seconds; 1.0 stands for all that is longer
+    slow_s: float = 0.0  # what a change at home takes, seconds
     stalled_s: float = 0.0  # for how long a call has not returned, while home answers others
     resyncing: str = ""  # the kind of the job under way: "resync", "failover"
     job_total: int = 0  # rows that its plan has

@@ -35,6 +35,7 @@ class Promise:
 
     state: str
     words: list[str]  # of the message
+    uncached: str  # what becomes of a read of what is not cached
     way_out: str
 
 
@@ -44,9 +45,9 @@ def readme_rows() -> dict[str, Promise]:
     rows = {}
     for line in section.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if line.startswith("| ") and len(cells) == 4 and cells[0] != "home":
-            name, state, message, way_out = cells
-            rows[name] = Promise(state, re.findall("`([^`]+)`", message), way_out)
+        if line.startswith("| ") and len(cells) == 5 and cells[0] != "home":
+            name, state, message, uncached, way_out = cells
+            rows[name] = Promise(state, re.findall("`([^`]+)`", message), uncached, way_out)
     return rows
 
 

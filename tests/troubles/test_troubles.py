@@ -3,6 +3,7 @@ and after the way out home has all that was done."""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import time
@@ -17,6 +18,7 @@ from tests.harness import sshd
 from tests.harness.mounting import Mount, MountFailed, wait_until
 from tests.troubles.homes import Home, Remote
 from tests.troubles.scene import (
+    STEP_SECONDS,
     equal_at_home,
     flush,
     state_is_read_fast,
@@ -89,6 +91,7 @@ def test_work_goes_on_and_the_way_out_brings_it_home(
     work_goes_on(mount, 1)
     await_words(mount, PROMISES[trouble.name].state, PROMISES[trouble.name].words)
     work_goes_on(mount, 2)
+    what_is_not_cached(trouble, home, mount)
     assert PROMISES[trouble.name].state in state_is_read_fast(mount)
     trouble.cure(home, mount)
     ends_well(trouble, home, mount)
@@ -119,6 +122,21 @@ def test_umount_ends_in_time_and_the_next_mount_goes_on(
             assert "afmGatewayEnded" not in mount.events()
         trouble.cure(home, mount)
     ends_well(trouble, home, mount)
+
+
+def what_is_not_cached(trouble: Trouble, home: Home, mount: Mount) -> None:
+    path, promise = Path("two/old5"), PROMISES[trouble.name].uncached
+    if trouble.name == "wiped":
+        return  # there is nothing that is not
+    if promise == "EIO, at once":
+        start = time.monotonic()
+        with pytest.raises(OSError, check=lambda exc: exc.errno == errno.EIO):
+            (mount.point / path).read_bytes()
+        assert time.monotonic() - start < STEP_SECONDS
+    elif promise == "is read":
+        assert (mount.point / path).read_bytes() == (home.served / path).read_bytes()
+    else:  # which takes longer than there is time for
+        assert promise == "is read, or EIO where it takes longer than `home_timeout`"
 
 
 def is_stuck(process: psutil.Process) -> bool:
