@@ -119,8 +119,7 @@ def _run(
 
 
 def _explain(error: BaseException) -> tuple[int, str]:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = _foremost(error)
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, "interrupted"
     if isinstance(error, AfmError):
@@ -133,6 +132,20 @@ def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, OSError):
         return SYSTEM, str(error)
     return INTERNAL, f"internal error: {error!r}"
+
+
+_FORESEEN = (KeyboardInterrupt, AfmError, sqlite3.Error, OSError)
+
+
+def _foremost(error: BaseException) -> BaseException:
+    """The one that tells most, of several tasks that failed together; a bug is never hidden."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    each = [_foremost(one) for one in error.exceptions]
+    strange = [one for one in each if not isinstance(one, _FORESEEN)]
+    if strange:
+        return error if len(each) > 1 else strange[0]
+    return min(each, key=lambda one: [isinstance(one, kind) for kind in _FORESEEN].index(True))
 
 
 async def _serve(
