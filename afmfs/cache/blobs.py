@@ -222,6 +222,16 @@ class Blobs:
         if fd is not None and os.fstat(fd).st_size > size:
             os.ftruncate(fd, size)
 
+    async def sync(self, inode: Inode) -> None:
+        """The blob's length and bytes are durable on return; the name of a new one is not."""
+        fd = self.descriptor(inode)
+        if fd is not None:
+            self.borrow(fd)
+            try:
+                await trio.to_thread.run_sync(self._disk.sync, os.fsync, fd)
+            finally:
+                self.give_back(fd)
+
     def clear(self, inode: Inode, start: int, end: int) -> None:
         """Let [start, end) read as zeros; where the blob has a hole it keeps it."""
         fd = self._to_write(inode)
@@ -258,6 +268,19 @@ class Blobs:
                 os.unlink(blob_name(gen), dir_fd=self._dir)
             except FileNotFoundError:
                 pass  # reclaimed before a crash took its row's removal back
+
+    def destroy_durably(self, gens: list[int]) -> None:
+        """As `destroy`: once their rows have gone, nothing tells of them any more."""
+        self.destroy(gens)
+        for gen in {os.path.dirname(blob_name(gen)): gen for gen in gens}.values():
+            try:
+                shard = self.shard_descriptor(gen)
+            except FileNotFoundError:
+                continue  # power loss has taken all of it
+            try:
+                self._disk.sync(os.fsync, shard)
+            finally:
+                os.close(shard)
 
     # -- empty blobs made in advance -------------------------------------------------------------
 

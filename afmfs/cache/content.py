@@ -292,7 +292,15 @@ class Content(Reading):
         """
         if inode.ino in self._in_reclaim and end > inode.size:
             await self._sync_wal()
+            await self.cut_durably(inode)
             self.reclaim_tail(inode)
+
+    async def cut_durably(self, inode: Inode) -> None:
+        """Destroy what lies beyond the file's size. The shrink is durable; the lock is held. A log
+        that tells of the file's growth must not outlive the cut: power loss would show bytes from
+        before the truncation, in what was written since."""
+        self._blobs.cut(inode, inode.size)
+        await self._blobs.sync(inode)
 
     def reclaim_tail(self, inode: Inode) -> None:
         """Destroy what lies beyond the file's size. The shrink is durable; the lock is held. The

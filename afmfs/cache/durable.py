@@ -232,7 +232,7 @@ class Durable:
         """Blobs of inodes that have another one, or none: a generation never comes back."""
         for _, gen in some:
             self._blobs.let_go(gen)
-        await trio.to_thread.run_sync(self._blobs.destroy, [gen for _, gen in some])
+        await trio.to_thread.run_sync(self._blobs.destroy_durably, [gen for _, gen in some])
         with self._store as store:
             store.db.executemany("DELETE FROM reclaim WHERE ino=? AND gen=?", some)
 
@@ -247,6 +247,7 @@ class Durable:
             if row and row[0] and inode is not None and inode.gen == gen:
                 assert self._content is not None
                 await self.sync_wal()  # it may have been queued again meanwhile
+                await self._content.cut_durably(inode)
                 self._content.reclaim_tail(inode)
 
     async def run(self, interval_s: float) -> None:

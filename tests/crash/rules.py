@@ -161,8 +161,8 @@ THE_CACHES_OWN = (
     rule(
         "reclaim-sync",
         "cache/content.py:Content._reclaim_now",
-        "            await self._sync_wal()\n            self.reclaim_tail(inode)",
-        "            self.reclaim_tail(inode)",
+        "            await self._sync_wal()\n            await self.cut_durably(inode)\n",
+        "            await self.cut_durably(inode)\n",
         CACHE + "test_reclaim_sync",
     ),
     rule(
