@@ -10,6 +10,9 @@ SLOW = 1e-3
 """Seconds an action has to take. One is about six calls, and a switch of threads costs 150 us: a
 local home is served faster by one thread than by several."""
 
+VERY_SLOW = 0.5
+"""Seconds for an action from which on a home is waited for longer than others."""
+
 _WEIGHT = 0.1
 
 _A = TypeVar("_A")
@@ -26,8 +29,12 @@ class Threads:
         self.latency += (seconds - self.latency) * _WEIGHT
 
     def learn(self, seconds: float) -> None:
-        """What a probe says of an action's time: as it is now, however it was."""
-        self.latency = min(seconds, 5.0)  # who waits for home waits for several times as long
+        """What a probe says of an action's time. Of a home that is very slow, or was, it is taken
+        as it is: who waits for home waits for several times as long."""
+        if max(seconds, self.latency) < VERY_SLOW:
+            self.observe(seconds)
+        else:
+            self.latency = min(seconds, 5.0)
 
     @property
     def worthwhile(self) -> bool:

@@ -148,8 +148,10 @@ def test_a_home_is_not_tried_out_again_where_it_was_not_mounted_anew(
     assert contact._connect()
 
 
-def test_a_probe_says_at_once_how_slow_home_is() -> None:
+def test_a_probe_says_at_once_that_home_is_very_slow() -> None:
     threads = Threads(4)
+    threads.learn(0.01)
+    assert threads.latency == 0.001  # it may have been the machine
     threads.learn(0.5)
     assert threads.latency == 0.5
     threads.learn(0.001)

@@ -306,6 +306,19 @@ class Mount:
         return "\n".join(["--- the mount's log:", *text])
 
 
+def refusal(mount: Mount) -> str:
+    """What is said where home's marker forbids `mount`: it fails; or, as a gateway that starts
+    slowly is not waited for, it serves what is cached, and its state tells."""
+    try:
+        mount.mount("none")
+    except MountFailed as failed:
+        return str(failed)
+    mount.await_state("Unmounted")
+    reason = str(mount.status()["reason"])
+    mount.unmount()
+    return reason
+
+
 def _run_quietly(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command, capture_output=True, text=True, timeout=STOP_SECONDS, check=False

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeMount
+from tests.harness.mounting import refusal
 from tests.mounted.test_cli import run
 
 pytestmark = pytest.mark.mounted
@@ -55,18 +56,15 @@ def test_anothers_home(make_mount: MakeMount, home: Path, tmp_path: Path, refuse
     mount.flush()
 
 
-def test_an_old_copy_of_the_cache(
-    make_mount: MakeMount, home: Path, tmp_path: Path, refused: Refused
-) -> None:
+def test_an_old_copy_of_the_cache(make_mount: MakeMount, home: Path) -> None:
     """Whatever it has done since: home has heard of the other one last."""
-    mount = make_mount(home)
+    mount, old = make_mount(home), make_mount(home, start=False)
     mount.unmount()
-    copy = tmp_path / "copy"
-    subprocess.run(["cp", "-a", mount.cache, copy], check=True)
+    subprocess.run(["cp", "-a", mount.cache, old.cache], check=True)
     mount.mount("none")
-    assert "old copy of the cache" in refused("none", copy)
+    assert "old copy of the cache" in refusal(old)
     mount.unmount()
-    assert "old copy of the cache" in refused("none", copy)  # it has counted further than the other
+    assert "old copy of the cache" in refusal(old)  # it has counted further than the other
     mount.mount("none")
 
 

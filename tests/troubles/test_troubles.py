@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import MakeMount
 from tests.harness import sshd
-from tests.harness.mounting import Mount, MountFailed, wait_until
+from tests.harness.mounting import Mount, refusal, wait_until
 from tests.troubles.homes import Home, Remote
 from tests.troubles.scene import (
     STEP_SECONDS,
@@ -111,7 +111,8 @@ def test_umount_ends_in_time_and_the_next_mount_goes_on(
     mount.unmount(left_behind=trouble.stuck)
     assert time.monotonic() - start < UNMOUNT_SECONDS
     if trouble.refused:
-        wait_until(lambda: is_refused(mount), 60, "a mount is refused")
+        said = refusal(mount)
+        assert all(word in said for word in PROMISES[trouble.name].words), said
         trouble.cure(home, mount)
         mount.mount("none")
     else:
@@ -145,19 +146,6 @@ def is_stuck(process: psutil.Process) -> bool:
         return len(os.listdir(f"/proc/{process.pid}/task")) > 1
     except FileNotFoundError:
         return False
-
-
-def is_refused(mount: Mount) -> bool:
-    """By what home's marker says. A gateway that starts slowly is not waited for: then the mount
-    serves what is cached, and shows it."""
-    try:
-        mount.mount("none")
-    except MountFailed as failed:
-        assert all(word in str(failed) for word in PROMISES["replaced"].words)
-        return True
-    await_words(mount, PROMISES["replaced"].state, PROMISES["replaced"].words)
-    mount.unmount()
-    return False
 
 
 def has_been_met(mount: Mount) -> bool:
