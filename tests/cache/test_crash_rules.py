@@ -423,6 +423,33 @@ async def test_recovery_does_not_believe_what_home_will_have_as_zeros(
     assert await after.content.read(inode, 10, 1) == b"y"  # an entry says so
 
 
+async def test_what_is_destroyed_is_so_for_good_before_its_row_goes(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Power lost after it: no row would tell of the bytes, or the blob, that came back."""
+    inode, other, real = parts.make(b"f"), parts.make(b"g"), os.fsync
+
+    def fsync(fd: int) -> None:
+        parts.calls.append("fsync")
+        real(fd)
+
+    for one in (inode, other):
+        await parts.content.write(one, 0, b"x" * 100)
+    await parts.durable.make()
+    await parts.content.resize(inode, 10, changes={})
+    monkeypatch.setattr(os, "fsync", fsync)
+    parts.calls.clear()
+    await parts.content.resize(inode, 50, changes={})
+    assert parts.calls[:4] == ["sync_wal", "cut", "fsync", "cut"]
+    assert parts.root
+    parts.namespace.remove(parts.root, b"g", directory=False)
+    parts.calls.clear()
+    await parts.durable.make()
+    removed = parts.calls.index("remove")
+    assert parts.calls[removed : removed + 3] == ["remove", "fsync", "commit"]
+
+
 async def test_numbers_unique(parts: Parts) -> None:  # noqa: F811
     """A range is reserved durably before its first number is used."""
     last = parts.make(b"f").ino

@@ -101,16 +101,18 @@ class History:
         first, last = self._bounds(position)
         shape = {path: None if data is None else len(data) for path, data in found.items()}
         states = self._states(first, last)
-        faults: list[str] = _unlike(states[-1].shape(), shape)
+        faults: list[str] | None = None
         for number in range(last, first - 1, -1):
             state = states[number - first]
             if self._fits(state, shape, number, last):
-                faults = list(self._wrong_bytes(found, state, number, position))
-                if not faults:
+                wrong = list(self._wrong_bytes(found, state, number, position))
+                if not wrong:
                     return last - number
+                if faults is None or len(wrong) < len(faults):
+                    faults = wrong
         raise AssertionError(
             f"cut at {position}, after step {last}, durable up to step {first}:\n"
-            + "\n".join(faults[:12])
+            + "\n".join((faults or _unlike(states[-1].shape(), shape))[:12])
         )
 
     def _states(self, first: int, last: int) -> list[State]:

@@ -58,6 +58,13 @@ def shrink_and_grow(program: Program, path: str) -> None:
 
 
 @work
+def shrink_grow_and_write(program: Program, path: str) -> None:
+    program.resize(path, BLOCK + 10)
+    program.resize(path, SIZE)
+    program.write(path, 2 * BLOCK, b"over the hole")
+
+
+@work
 def shrink_and_write(program: Program, path: str) -> None:
     program.resize(path, BLOCK + 10)
     program.write(path, 2 * BLOCK, b"behind what was cut off")
