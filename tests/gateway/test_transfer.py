@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -67,8 +68,11 @@ def test_a_hole_is_made_in_what_home_has(mount: FakeMount) -> None:
 
 def test_without_punching(mount: FakeMount, monkeypatch: pytest.MonkeyPatch) -> None:
     """A home that can make no holes gets zeros."""
-    monkeypatch.setattr(transfer, "_fallocate", lambda *_: -1)
-    monkeypatch.setattr("ctypes.get_errno", lambda: 95)
+
+    def refuse(*_: int) -> None:
+        raise OSError(errno.EOPNOTSUPP, "no holes here")
+
+    monkeypatch.setattr(transfer, "fallocate", refuse)
     f = mount.make(b"f", size=3 << 20)
     target = mount.home / "f"
     target.write_bytes(b"z" * (3 << 20))
