@@ -125,9 +125,11 @@ def test_open_and_mapped(mount: Mount, home: Path) -> None:
         evict(mount, "--file", "3.bin")
         assert os.pread(file.fileno(), 100, 50) == content(3, size)[50:150]
         assert view[BLOCK:] == content(3, size)[BLOCK:]
+        (mount.point / ".afm/control").write_text("stop")  # or it is at home before it is asked
         view[7] = ord("m")
         view.flush()
         assert "pending changes" in refused(mount, "--file", "3.bin")
+        (mount.point / ".afm/control").write_text("start")
         mount.flush()
         evict(mount, "--file", "3.bin")
         view[8] = ord("n")
