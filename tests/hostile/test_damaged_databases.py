@@ -30,7 +30,7 @@ from afmfs.model.entry import ROOT
 from mount.daemon import INTERNAL, _explain
 from tests.harness.engine import Engine, ThreadGateway
 
-EXAMPLES = int(os.environ.get("AFMFS_DAMAGE_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("AFMFS_DAMAGE_EXAMPLES", "15"))
 OPTIONS = ("block_size=4k", "async_delay=1000000", "fileset=f", "noauto_resync")
 
 Content = dict[str, tuple[bytes, ...]]

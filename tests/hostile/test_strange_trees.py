@@ -198,7 +198,7 @@ def test_a_wide_directory(home: Path, make_mount: MakeMount) -> None:
         os.mknod(b"file-%06d" % n, 0o100644, dir_fd=fd)
     os.close(fd)
     (home / "beside").write_text("beside")
-    mount = make_mount(home, "async_delay=1000000")
+    mount = make_mount(home, "async_delay=1000000", "life_timeout=20")
     here = mount.point / "wide"
     started = time.monotonic()
     found = os.listdir(here)

@@ -28,7 +28,7 @@ from mount.control import ControlDirectory, Conversation
 from tests.harness.fake_gateway import open_office
 from tests.harness.mounting import REPOSITORY, Mount
 
-EXAMPLES = int(os.environ.get("AFMFS_FUZZ_EXAMPLES", "150"))
+EXAMPLES = int(os.environ.get("AFMFS_FUZZ_EXAMPLES", "60"))
 
 # -- options ---------------------------------------------------------------------------------------
 
