@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypedDict
 import pyfuse3
 from pyfuse3 import EntryAttributes, InodeT, ModeT, SetattrFields, StatvfsData
 
-from afmfs.cache.inode import Inode
+from afmfs.cache.store.inode import Inode
 from afmfs.model import times
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from pyfuse3 import (
     readdir_reply,
 )
 
-from afmfs.cache import commands
-from afmfs.cache.inode import Inode
-from afmfs.cache.status import Status, render_json, render_metrics, render_state
+from afmfs.cache.command import commands
+from afmfs.cache.report.status import Status, render_json, render_metrics, render_state
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import AfmError
 from mount import attrs
 

@@ -28,7 +28,7 @@ from mount.operations import Operations
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
-    from afmfs.cache.settings import Settings
+    from afmfs.cache.store.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class RealEngine:
     """The engine of this package, imported late: its errors reach whoever mounts."""
 
     def prepare(self, target: str | None, mountpoint: Path, options: MountOptions) -> Settings:
-        from afmfs.cache.settings import prepare
+        from afmfs.cache.store.settings import prepare
 
         return prepare(target, mountpoint, options)
 

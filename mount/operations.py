@@ -41,7 +41,7 @@ from mount.errnos import handler
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
-    from afmfs.cache.inode import Inode
+    from afmfs.cache.store.inode import Inode
 
 log = logging.getLogger(__name__)
 

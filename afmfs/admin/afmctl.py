@@ -18,8 +18,8 @@ from afmfs.admin import find
 from afmfs.admin.access import Access, Hung
 from afmfs.admin.request import Failure, Request
 from afmfs.admin.steer import run
-from afmfs.cache.command_line import LATER, Command, later, unknown
-from afmfs.cache.commands import TABLE, help_text
+from afmfs.cache.command.command_line import LATER, Command, later, unknown
+from afmfs.cache.command.commands import TABLE, help_text
 from afmfs.errors import UnknownCommand
 
 _EPILOG = """\b

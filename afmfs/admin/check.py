@@ -19,7 +19,7 @@ from afmfs.admin.spinner import spinner
 from afmfs.admin.verify import plain
 from afmfs.cache.check.report import finding_row, summary_row
 from afmfs.cache.check.run import Mending, look
-from afmfs.cache.lock import CacheLock
+from afmfs.cache.store.lock import CacheLock
 from afmfs.errors import Refused, UnknownCommand
 from afmfs.model.findings import CANCELLED, CLEAN, UNCORRECTED, Finding
 

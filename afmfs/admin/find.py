@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass, field
 
 from afmfs.admin.access import READ_SECONDS, Access, Hung
-from afmfs.cache.status import Status, from_json
+from afmfs.cache.report.status import Status, from_json
 
 FSTYPE = "fuse.afmfs"
 MOUNTINFO = "/proc/self/mountinfo"

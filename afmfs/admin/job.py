@@ -14,7 +14,7 @@ from afmfs.admin.flush import Limit
 from afmfs.admin.progress import job_progress
 from afmfs.admin.request import Failure
 from afmfs.admin.wait import AWAY_SECONDS, SETTLED_SECONDS, Verdict, pauses
-from afmfs.cache.status import Status
+from afmfs.cache.report.status import Status
 from afmfs.model.states import AWAY, State
 
 _ENDS = ("afmManualResyncComplete", "afmRecoveryEnd", "afmRecoveryFail")

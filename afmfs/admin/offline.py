@@ -17,20 +17,20 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from afmfs.cache import queue_report
-from afmfs.cache.cached_report import cached_report
-from afmfs.cache.command_line import relative
-from afmfs.cache.event_report import Event, read_events
-from afmfs.cache.harm import about, read_note
-from afmfs.cache.inode import Inode
-from afmfs.cache.known_journal import Remembered, key_of
-from afmfs.cache.nulls import Nulls
-from afmfs.cache.schema import INODE_COLUMNS, VERSION
-from afmfs.cache.status import CachedReport, JobStatus, Status, dirty_bytes, with_block
-from afmfs.cache.store import Store
-from afmfs.cache.trash_report import Listing, read_trash
-from afmfs.cache.validity import Validity
-from afmfs.cache.write_stats import with_write_stats
+from afmfs.cache.command.command_line import relative
+from afmfs.cache.content.harm import about, read_note
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.home.known_journal import Remembered, key_of
+from afmfs.cache.home.nulls import Nulls
+from afmfs.cache.report import queue as queue_report
+from afmfs.cache.report.cached import cached_report
+from afmfs.cache.report.event import Event, read_events
+from afmfs.cache.report.status import CachedReport, JobStatus, Status, dirty_bytes, with_block
+from afmfs.cache.report.trash import Listing, read_trash
+from afmfs.cache.report.write_stats import with_write_stats
+from afmfs.cache.store.inode import Inode
+from afmfs.cache.store.schema import INODE_COLUMNS, VERSION
+from afmfs.cache.store.store import Store
 from afmfs.errors import AfmError, Damaged
 from afmfs.model.entry import ROOT
 from afmfs.model.resync import Kind

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from afmfs.cache.status import JobStatus, Status
+from afmfs.cache.report.status import JobStatus, Status
 
 Show = Callable[[Status], None]
 

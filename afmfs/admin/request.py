@@ -14,7 +14,7 @@ import click
 
 from afmfs.admin.access import Access, Reply
 from afmfs.admin.find import Mount
-from afmfs.cache.command_line import Command, relative
+from afmfs.cache.command.command_line import Command, relative
 from afmfs.errors import UnknownCommand
 
 

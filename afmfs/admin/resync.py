@@ -18,7 +18,7 @@ from afmfs.admin.flush import Limit, flush_and_wait
 from afmfs.admin.job import counted
 from afmfs.admin.report import Row
 from afmfs.admin.request import Failure, Request, control, emit
-from afmfs.cache.commands import TABLE
+from afmfs.cache.command.commands import TABLE
 from afmfs.model.states import State
 
 CHANGES = ("aside", "nulled")

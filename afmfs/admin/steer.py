@@ -16,12 +16,12 @@ from afmfs.admin.offline import OfflineCache, open_cache
 from afmfs.admin.request import Failure, Request, control, emit
 from afmfs.admin.resync import failover_command, resync_command
 from afmfs.admin.verify import verify_command
-from afmfs.cache.commands import STATS
-from afmfs.cache.event_report import render_events
-from afmfs.cache.status import Status, render_cached, render_json, render_state
-from afmfs.cache.trash_commands import listed_job
-from afmfs.cache.trash_report import render as render_trash
-from afmfs.cache.write_stats import render_write_stats
+from afmfs.cache.command.commands import STATS
+from afmfs.cache.command.trash import listed_job
+from afmfs.cache.report.event import render_events
+from afmfs.cache.report.status import Status, render_cached, render_json, render_state
+from afmfs.cache.report.trash import render as render_trash
+from afmfs.cache.report.write_stats import render_write_stats
 from afmfs.errors import AfmError, UnknownCommand
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from afmfs.cache.status import Status, requeued_text
+from afmfs.cache.report.status import Status, requeued_text
 from afmfs.model.states import AWAY, State
 
 AWAY_SECONDS = 10.0

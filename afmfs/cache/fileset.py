@@ -21,32 +21,32 @@ from typing import NamedTuple
 
 import trio
 
-from afmfs.cache import leftovers
-from afmfs.cache.blobs import Blobs
-from afmfs.cache.checkpoint import Checkpointer
-from afmfs.cache.content import Content
-from afmfs.cache.durable import Durable
-from afmfs.cache.evict import Evictions, Run
-from afmfs.cache.fetch import Fetcher
-from afmfs.cache.inode import LISTED, UNREAD, Inode
-from afmfs.cache.jobs import RECOVERY
-from afmfs.cache.kernel import Invalidator, KernelPages
-from afmfs.cache.link import GatewayLink, StartGateway, start_gateway
-from afmfs.cache.listing import Lister
-from afmfs.cache.locks import InodeLocks
-from afmfs.cache.namespace import Namespace, Unread, failed
-from afmfs.cache.opening import opening
-from afmfs.cache.recovery import Recovery
-from afmfs.cache.retire import Retirement
-from afmfs.cache.room import Room, roomy
-from afmfs.cache.settings import Settings, damaged
-from afmfs.cache.settle import Settlement
+from afmfs.cache.content import leftovers
+from afmfs.cache.content.blobs import Blobs
+from afmfs.cache.content.content import Content
+from afmfs.cache.content.durable import Durable
+from afmfs.cache.content.fetch import Fetcher
+from afmfs.cache.content.kernel import Invalidator, KernelPages
+from afmfs.cache.content.locks import InodeLocks
+from afmfs.cache.content.recovery import Recovery
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.evict.evict import Evictions, Run
+from afmfs.cache.evict.room import Room, roomy
+from afmfs.cache.evict.usage import Usage
+from afmfs.cache.home.link import GatewayLink, StartGateway, start_gateway
+from afmfs.cache.home.retire import Retirement
+from afmfs.cache.home.settle import Settlement
+from afmfs.cache.home.trash import TrashDesk
+from afmfs.cache.job.jobs import RECOVERY
+from afmfs.cache.names.listing import Lister
+from afmfs.cache.names.namespace import Namespace, Unread, failed
+from afmfs.cache.names.xattrs import Xattrs
 from afmfs.cache.steering import Steering
-from afmfs.cache.store import Store
-from afmfs.cache.trash import TrashDesk
-from afmfs.cache.usage import Usage
-from afmfs.cache.validity import Validity
-from afmfs.cache.xattrs import Xattrs
+from afmfs.cache.store.checkpoint import Checkpointer
+from afmfs.cache.store.inode import LISTED, UNREAD, Inode
+from afmfs.cache.store.opening import opening
+from afmfs.cache.store.settings import Settings, damaged
+from afmfs.cache.store.store import Store
 from afmfs.errors import Refused, is_damage, is_full
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.quota import quota

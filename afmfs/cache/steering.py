@@ -11,25 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from afmfs.cache import leftovers
-from afmfs.cache.automatic import Automatic
-from afmfs.cache.callbacks import Callbacks
+from afmfs.cache.callback.callbacks import Callbacks
 from afmfs.cache.check.live import LiveCheck
-from afmfs.cache.commands import execute
-from afmfs.cache.harm import DAMAGED
-from afmfs.cache.jobs import RESYNC
-from afmfs.cache.moving import Moving
+from afmfs.cache.command.commands import execute
+from afmfs.cache.content import leftovers
+from afmfs.cache.content.harm import DAMAGED
+from afmfs.cache.job.automatic import Automatic
+from afmfs.cache.job.jobs import RESYNC
+from afmfs.cache.job.moving import Moving
 from afmfs.errors import Refused
 from afmfs.model.callback import home_server
 from afmfs.model.states import Link
 
 if TYPE_CHECKING:
-    from afmfs.cache.blobs import Blobs
-    from afmfs.cache.checkpoint import Checkpointer
-    from afmfs.cache.evict import Evictions
-    from afmfs.cache.inode import Inode
-    from afmfs.cache.listing import Lister
-    from afmfs.cache.trash import TrashDesk
+    from afmfs.cache.content.blobs import Blobs
+    from afmfs.cache.evict.evict import Evictions
+    from afmfs.cache.home.trash import TrashDesk
+    from afmfs.cache.names.listing import Lister
+    from afmfs.cache.store.checkpoint import Checkpointer
+    from afmfs.cache.store.inode import Inode
 
 log = logging.getLogger(__name__)
 

@@ -18,17 +18,17 @@ from typing import Any
 
 import msgpack
 
-from afmfs.gateway import xattrs
-from afmfs.gateway.contact import Contact
-from afmfs.gateway.home import MARKER, Home
-from afmfs.gateway.locate import InDoubt, Locator
-from afmfs.gateway.progress import Progress
+from afmfs.gateway.home import xattrs
+from afmfs.gateway.home.contact import Contact
+from afmfs.gateway.home.home import MARKER, Home
+from afmfs.gateway.home.stamp import Stamp, take
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, Trouble, Verb, classify
+from afmfs.gateway.home.walk import Path
 from afmfs.gateway.protocol import MAX_FETCH, Message
-from afmfs.gateway.stamp import Stamp, take
-from afmfs.gateway.trouble import HomeAway, Inconsistent, Trouble, Verb, classify
-from afmfs.gateway.versions import adoptable, is_known, may_be_ours
-from afmfs.gateway.view import View
-from afmfs.gateway.walk import Path
+from afmfs.gateway.state.locate import InDoubt, Locator
+from afmfs.gateway.state.progress import Progress
+from afmfs.gateway.state.versions import adoptable, is_known, may_be_ours
+from afmfs.gateway.state.view import View
 from afmfs.model import times
 
 log = logging.getLogger(__name__)
@@ -268,7 +268,7 @@ class Fetches:
 Entry = tuple[Any, ...]
 """name, mode, uid, gid, size, atime, mtime, ctime (ns), inode number (None where home does not keep
 it stable), links, device number, target of a symbolic link, extended attributes (None where they
-are off): as afmfs.cache.listing takes it in."""
+are off): as afmfs.cache.names.listing takes it in."""
 
 
 def describe(

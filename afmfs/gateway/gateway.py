@@ -14,23 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from afmfs.errors import is_damage, is_full
-from afmfs.gateway.connection import Era
-from afmfs.gateway.contact import Contact
-from afmfs.gateway.dry_run import DryRun
 from afmfs.gateway.fetch import Fetches
-from afmfs.gateway.journal import AlreadyRunning, Journal
-from afmfs.gateway.journal_file import Known
-from afmfs.gateway.landing import REACHED
-from afmfs.gateway.progress import Progress
+from afmfs.gateway.home.connection import Era
+from afmfs.gateway.home.contact import Contact
+from afmfs.gateway.home.scout import Scout
 from afmfs.gateway.protocol import Message, ProtocolError, check, close_all
-from afmfs.gateway.replay import Replay
-from afmfs.gateway.reports import Maker, Reports
-from afmfs.gateway.restore import Restorer
-from afmfs.gateway.scout import Scout
+from afmfs.gateway.replay.landing import REACHED
+from afmfs.gateway.replay.replay import Replay
+from afmfs.gateway.report.dry_run import DryRun
+from afmfs.gateway.report.reports import Maker, Reports
+from afmfs.gateway.report.verify import Verify
+from afmfs.gateway.state.journal import AlreadyRunning, Journal
+from afmfs.gateway.state.journal_file import Known
+from afmfs.gateway.state.progress import Progress
+from afmfs.gateway.state.view import View
 from afmfs.gateway.threads import Threads
-from afmfs.gateway.trash_requests import TrashRequests
-from afmfs.gateway.verify import Verify
-from afmfs.gateway.view import View
+from afmfs.gateway.trash.requests import TrashRequests
+from afmfs.gateway.trash.restore import Restorer
 from afmfs.model import remedies
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import replace
 from typing import Any
 
-from afmfs.cache.callbacks import Callbacks
-from afmfs.cache.evict import Evictions
-from afmfs.cache.inode import Inode
-from afmfs.cache.status import CachedReport, Status
-from afmfs.cache.trash import TrashDesk
+from afmfs.cache.callback.callbacks import Callbacks
+from afmfs.cache.evict.evict import Evictions
+from afmfs.cache.home.trash import TrashDesk
+from afmfs.cache.report.status import CachedReport, Status
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import Refused
 
 TREE = {(1, b"dir"): 16, (16, b"a file"): 17, (16, b"\xff\n"): 18}

@@ -21,11 +21,11 @@ from afmfs.admin import find
 from afmfs.admin.access import READ_SECONDS, Access, Hung, Reply
 from afmfs.admin.afmctl import main
 from afmfs.admin.find import Mount
-from afmfs.cache.commands import TABLE, execute
-from afmfs.cache.schema import SCHEMA, VERSION
-from afmfs.cache.status import render_json
+from afmfs.cache.command.commands import TABLE, execute
+from afmfs.cache.report.status import render_json
+from afmfs.cache.store.schema import SCHEMA, VERSION
 from afmfs.errors import AfmError
-from afmfs.gateway.journal import Journal
+from afmfs.gateway.state.journal import Journal
 from afmfs.model.entry import ROOT, Op
 from tests.admin.fake import FakeFileset
 

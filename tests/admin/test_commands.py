@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmfs.cache import commands
-from afmfs.cache.command_line import parse, relative, seconds
-from afmfs.cache.commands import TABLE, execute, refusal
+from afmfs.cache.command import commands
+from afmfs.cache.command.command_line import parse, relative, seconds
+from afmfs.cache.command.commands import TABLE, execute, refusal
 from afmfs.errors import AfmError, Refused, UnknownCommand
 from tests.admin.fake import FakeFileset
 

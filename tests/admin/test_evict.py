@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from afmfs.admin.evict import _batches
-from afmfs.cache.commands import TABLE, execute
-from afmfs.cache.evict import Evicted, Run
-from afmfs.cache.evict_commands import MOST_PATHS
+from afmfs.cache.command.commands import TABLE, execute
+from afmfs.cache.command.evict import MOST_PATHS
+from afmfs.cache.evict.evict import Evicted, Run
 from afmfs.errors import AfmError
 from afmfs.model.selection import Order, Selection
 from tests.admin.fake import FakeFileset

@@ -11,7 +11,7 @@ import pytest
 from afmfs.admin import find as finding
 from afmfs.admin.access import Access, Hung
 from afmfs.admin.find import Mount, NotFound, explain, find, lock_owner, parse, unescape
-from afmfs.cache.status import Status, render_json
+from afmfs.cache.report.status import Status, render_json
 
 TABLE = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:50 / /mnt/a\040b rw,nosuid - fuse.afmfs fs1 rw,user_id=0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from afmfs.cache.event_report import read_events, render_events
-from afmfs.cache.queue_report import lines, pages, rfc3339
-from afmfs.cache.schema import SCHEMA
+from afmfs.cache.report.event import read_events, render_events
+from afmfs.cache.report.queue import lines, pages, rfc3339
+from afmfs.cache.store.schema import SCHEMA
 from afmfs.model.entry import ROOT, UNLINKED, Op
 
 GATEWAY = """

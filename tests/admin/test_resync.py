@@ -12,8 +12,8 @@ import pytest
 from afmfs.admin import resync
 from afmfs.admin.job import render_summary
 from afmfs.admin.progress import describe_job
-from afmfs.cache.commands import execute
-from afmfs.cache.status import JobStatus, Status
+from afmfs.cache.command.commands import execute
+from afmfs.cache.report.status import JobStatus, Status
 from afmfs.errors import AfmError
 from tests.admin.fake import FakeFileset
 from tests.admin.test_afmctl import (  # noqa: F401  # fixtures

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from afmfs.cache.schema import SCHEMA
-from afmfs.cache.status import (
+from afmfs.cache.report.status import (
     CachedReport,
     JobStatus,
     Status,
@@ -22,6 +21,7 @@ from afmfs.cache.status import (
     render_state,
     why_blocked,
 )
+from afmfs.cache.store.schema import SCHEMA
 from afmfs.model.entry import Op
 
 SEED = Status(

@@ -17,8 +17,8 @@ from afmfs.admin.access import READ_SECONDS, Access, Reply
 from afmfs.admin.afmctl import main
 from afmfs.admin.find import Mount
 from afmfs.admin.verify import render_difference, render_summary
-from afmfs.cache.commands import execute
-from afmfs.cache.status import render_json
+from afmfs.cache.command.commands import execute
+from afmfs.cache.report.status import render_json
 from afmfs.errors import AfmError, Refused
 from tests.admin.fake import FakeFileset
 

@@ -6,7 +6,7 @@ import pytest
 
 from afmfs.admin.progress import describe
 from afmfs.admin.wait import AWAY_SECONDS, verdict, wait
-from afmfs.cache.status import JobStatus, Status
+from afmfs.cache.report.status import JobStatus, Status
 
 DIRTY = Status(
     device="fs1",

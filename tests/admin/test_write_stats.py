@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from afmfs.cache.commands import execute
-from afmfs.cache.status import JobStatus, Status, from_json, render_json, render_metrics
-from afmfs.cache.write_stats import render_write_stats, with_write_stats
+from afmfs.cache.command.commands import execute
+from afmfs.cache.report.status import JobStatus, Status, from_json, render_json, render_metrics
+from afmfs.cache.report.write_stats import render_write_stats, with_write_stats
 from tests.admin.fake import FakeFileset
 
 IDLE = Status(device="fs1", fileset="sw1", target="/h", state="Active", gateway="gw")

@@ -14,18 +14,18 @@ from typing import Any
 
 import pytest
 
-from afmfs.cache import durable as durable_module
-from afmfs.cache import leftovers
-from afmfs.cache.blobs import Blobs
-from afmfs.cache.content import Content
-from afmfs.cache.durable import Durable
-from afmfs.cache.inode import LISTED, Inode
-from afmfs.cache.locks import InodeLocks
-from afmfs.cache.namespace import Namespace
-from afmfs.cache.recovery import Recovery
-from afmfs.cache.retire import Retirement
-from afmfs.cache.store import Store
-from afmfs.cache.validity import Validity
+from afmfs.cache.content import durable as durable_module
+from afmfs.cache.content import leftovers
+from afmfs.cache.content.blobs import Blobs
+from afmfs.cache.content.content import Content
+from afmfs.cache.content.durable import Durable
+from afmfs.cache.content.locks import InodeLocks
+from afmfs.cache.content.recovery import Recovery
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.home.retire import Retirement
+from afmfs.cache.names.namespace import Namespace
+from afmfs.cache.store.inode import LISTED, Inode
+from afmfs.cache.store.store import Store
 from afmfs.model.entry import ROOT, UNLINKED, Entry, Op
 
 BLOCK = 4096
@@ -147,7 +147,7 @@ class Parts:
         self.calls.clear()
 
     def blob_length(self, inode: Inode) -> int | None:
-        from afmfs.cache.blobs import blob_name
+        from afmfs.cache.content.blobs import blob_name
 
         path = self.place / "blobs" / blob_name(inode.gen)
         return path.stat().st_size if path.exists() else None

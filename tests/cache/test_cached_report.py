@@ -6,10 +6,10 @@ import json
 import sqlite3
 
 from afmfs.admin.offline import open_cache
-from afmfs.cache.cached_report import cached_report
-from afmfs.cache.inode import Inode
-from afmfs.cache.status import CachedReport, render_cached
-from afmfs.gateway.journal import Journal
+from afmfs.cache.report.cached import cached_report
+from afmfs.cache.report.status import CachedReport, render_cached
+from afmfs.cache.store.inode import Inode
+from afmfs.gateway.state.journal import Journal
 
 from .parts import BLOCK, Parts, parts  # noqa: F401  # the fixture
 

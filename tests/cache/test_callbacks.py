@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import trio
 
-from afmfs.cache import callbacks, program
-from afmfs.cache.event_report import insert_event
+from afmfs.cache.callback import callbacks, program
 from afmfs.cache.fileset import Fileset
+from afmfs.cache.report.event import insert_event
 from afmfs.errors import AfmError, Refused, UnknownCommand
 from afmfs.model.entry import ROOT
 from tests.harness.fake_gateway import Office, open_office

@@ -12,10 +12,11 @@ import pytest
 import trio
 import trio.testing
 
-from afmfs.cache import durable as durable_module
-from afmfs.cache import leftovers, lost_entries
-from afmfs.cache.blobs import blob_name
-from afmfs.cache.inode import Inode
+from afmfs.cache.content import durable as durable_module
+from afmfs.cache.content import leftovers
+from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.home import lost_entries
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import Damaged
 from afmfs.model.entry import IN_PLACE, Op
 

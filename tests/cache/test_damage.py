@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from afmfs.cache.damage import Damage
-from afmfs.cache.inode import Inode
+from afmfs.cache.content.damage import Damage
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import Damaged
 
 from .parts import BLOCK, Parts, parts  # noqa: F401  # the fixture

@@ -11,10 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from afmfs.cache.evict import Evicted, Evictions, Run
-from afmfs.cache.inode import Inode
-from afmfs.cache.kernel import KernelPages
-from afmfs.cache.usage import Usage
+from afmfs.cache.content.kernel import KernelPages
+from afmfs.cache.evict.evict import Evicted, Evictions, Run
+from afmfs.cache.evict.usage import Usage
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import Refused
 from afmfs.model.entry import Op
 from afmfs.model.selection import Order, Selection
@@ -417,7 +417,7 @@ async def test_one_run_at_a_time(parts: Parts, evicting: Evicting) -> None:  # n
 
 async def test_many(parts: Parts, evicting: Evicting, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """In steps, and by pages: each file once."""
-    monkeypatch.setattr("afmfs.cache.candidates.PAGE", 30)
+    monkeypatch.setattr("afmfs.cache.evict.candidates.PAGE", 30)
     inodes = [fetched(parts, b"%d" % n, 1) for n in range(100)]
     run = await evicting.down_to(0)
     assert (run.files, run.kept, run.reason) == (100, 0, "")

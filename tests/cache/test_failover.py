@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import trio
 
-from afmfs.cache import moving
 from afmfs.cache.fileset import Fileset
+from afmfs.cache.job import moving
 from afmfs.errors import AfmError, Refused
-from afmfs.gateway.journal import Journal, Outcome
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.state.journal import Journal, Outcome
 from tests.cache.test_jobs import done, events, make, needs_resync, progress, uncached, until
 from tests.harness.fake_gateway import CONNECTED, FakeGateway, Office, open_office
 
@@ -212,7 +212,7 @@ async def test_refused_for_other_modes(office: Office, tmp_path: Path) -> None:
 async def test_a_stuck_gateway_is_left_behind(
     office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afmfs.cache.link.ENDS_S", 0.05)
+    monkeypatch.setattr("afmfs.cache.home.link.ENDS_S", 0.05)
     async with office.fileset(tmp_path) as fileset:
         old = office.gateway
         old.stuck = True

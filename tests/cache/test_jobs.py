@@ -284,7 +284,7 @@ async def test_the_read_that_meets_the_change_fails_and_the_next_one_starts_it(
             assert caught.value.errno == errno.EIO
         await until(fileset, state="NeedsResync")
         assert fileset.jobs.current is None
-        monkeypatch.setattr("afmfs.cache.fetch.SAME_READ_S", 0.0)
+        monkeypatch.setattr("afmfs.cache.content.fetch.SAME_READ_S", 0.0)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(met)
             with pytest.raises(OSError):

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import trio
 
-from afmfs.cache import journals
 from afmfs.cache.fileset import Fileset
-from afmfs.cache.known_journal import Remembered, remember, remembered
-from afmfs.gateway.journal import Journal, Outcome
-from afmfs.gateway.journal_file import Known
+from afmfs.cache.home import journals
+from afmfs.cache.home.known_journal import Remembered, remember, remembered
+from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.protocol import Message
-from afmfs.gateway.stamp import Stamp
+from afmfs.gateway.state.journal import Journal, Outcome
+from afmfs.gateway.state.journal_file import Known
 from afmfs.model.entry import ROOT
 from tests.cache.parts import Parts, parts
 from tests.harness.fake_gateway import FakeGateway, Office, open_office

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import trio
 
-from afmfs.cache import lost_entries
 from afmfs.cache.fileset import Fileset
-from afmfs.cache.jobs import put_job, stored_job
+from afmfs.cache.home import lost_entries
+from afmfs.cache.job.jobs import put_job, stored_job
 from afmfs.gateway.protocol import Message
 from afmfs.model.entry import ROOT, Op
 from tests.cache.parts import Parts, parts

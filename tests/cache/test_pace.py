@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from afmfs.cache.pace import WINDOW_S, Pace
+from afmfs.cache.job.pace import WINDOW_S, Pace
 
 
 def test_nothing_moves_at_first() -> None:

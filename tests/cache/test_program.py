@@ -15,8 +15,8 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmfs.cache import program
-from afmfs.cache.program import Checker, Output, Program
+from afmfs.cache.callback import program
+from afmfs.cache.callback.program import Checker, Output, Program
 from afmfs.errors import AfmError
 from tests.harness.programs import SECONDS, Fifo, script
 

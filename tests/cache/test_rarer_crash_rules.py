@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from afmfs.cache.durable import Durable
-from afmfs.cache.fetch import Fetcher
+from afmfs.cache.content.durable import Durable
+from afmfs.cache.content.fetch import Fetcher
 from afmfs.cache.steering import Steering
-from afmfs.gateway.journal import Journal, Outcome
-from afmfs.gateway.stamp import Stamp
+from afmfs.gateway.home.stamp import Stamp
+from afmfs.gateway.state.journal import Journal, Outcome
 from afmfs.model.entry import Op
 
 from .parts import BLOCK, Killed, Parts, RecordingStore, parts  # noqa: F401  # the fixture

@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 
-from afmfs.cache.home_view import HomeView
-from afmfs.cache.link import GatewayLink
-from afmfs.cache.reports import ReportDesk
+from afmfs.cache.home.home_view import HomeView
+from afmfs.cache.home.link import GatewayLink
+from afmfs.cache.report.reports import ReportDesk
 from afmfs.errors import Refused
 from afmfs.gateway.protocol import Message
 from afmfs.model.states import Link

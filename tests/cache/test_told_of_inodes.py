@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.cache.inode import Inode
-from afmfs.gateway.journal import Journal
+from afmfs.cache.store.inode import Inode
+from afmfs.gateway.state.journal import Journal
 from afmfs.model.entry import Op
 from afmfs.model.outcome import ADOPTED, DONE, LOST, NULLED, RESYNCED, UNREPRESENTABLE
 

@@ -14,8 +14,8 @@ import pytest
 import trio
 import trio.testing
 
-from afmfs.cache import trash
 from afmfs.cache.fileset import Fileset
+from afmfs.cache.home import trash
 from afmfs.errors import AfmError, Refused
 from afmfs.gateway.protocol import Message
 from afmfs.model.entry import ROOT

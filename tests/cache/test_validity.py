@@ -10,9 +10,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from afmfs.cache.inode import Inode
-from afmfs.cache.store import Store
-from afmfs.cache.validity import Validity
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.store.inode import Inode
+from afmfs.cache.store.store import Store
 from afmfs.model import blocks
 
 BLOCK = 8

@@ -15,8 +15,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from afmfs.cache.blobs import blob_name
 from afmfs.cache.check.run import Mending
+from afmfs.cache.content.blobs import blob_name
 from afmfs.model.findings import Finding, Tally
 from tests.harness.checking import findings
 from tests.harness.engine import Engine, ThreadGateway

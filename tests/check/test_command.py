@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from afmfs.admin.afmctl import main
-from afmfs.cache.lock import CacheLock
+from afmfs.cache.store.lock import CacheLock
 from tests.check.scene import Scene
 
 Check = Callable[..., Result]

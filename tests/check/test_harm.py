@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from afmfs.cache.check.run import Mending
-from afmfs.cache.harm import Note, read_note, write_note
-from afmfs.cache.namespace import cookie
-from afmfs.cache.status import Status
+from afmfs.cache.content.harm import Note, read_note, write_note
+from afmfs.cache.names.namespace import cookie
+from afmfs.cache.report.status import Status
 from afmfs.errors import Damaged, Refused
 from tests.check.scene import CLEAN, OLD, Scene
 from tests.harness.mounting import wait_until

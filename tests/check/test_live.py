@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.cache.blobs import blob_name
+from afmfs.cache.content.blobs import blob_name
 from tests.conftest import MakeMount
 from tests.harness.mounting import Mount
 

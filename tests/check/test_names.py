@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from afmfs.cache.inode import UNREAD
-from afmfs.cache.namespace import cookie
+from afmfs.cache.names.namespace import cookie
+from afmfs.cache.store.inode import UNREAD
 from tests.check.scene import INSIDE, Scene
 
 

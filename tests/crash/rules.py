@@ -38,7 +38,7 @@ def rule(name: str, place: str, old: str, new: str, *tests: str) -> Rule:
 THE_CACHES_OWN = (
     rule(
         "new-blob-first",
-        "cache/content.py:Content._write_new",
+        "cache/content/content.py:Content._write_new",
         "            self._write_parts(inode, offset, data, new)\n"
         "            return self._commit_write(inode, offset, end, parts)\n",
         "            number = self._commit_write(inode, offset, end, parts)\n"
@@ -49,7 +49,7 @@ THE_CACHES_OWN = (
     ),
     rule(
         "overwrite-entry-first",
-        "cache/content.py:Content._write_at_once",
+        "cache/content/content.py:Content._write_at_once",
         "        self._write_new(inode, offset, end, data, parts)\n"
         "        if parts[1]:  # entry first: kill -9 here pushes the old bytes once more\n"
         "            self._write_parts(inode, offset, data, parts[1])\n",
@@ -60,56 +60,56 @@ THE_CACHES_OWN = (
     ),
     rule(
         "overwrite-durable",
-        "cache/content.py:Content._write",
+        "cache/content/content.py:Content._write",
         "            await self._sync_wal()\n            self._in_place",
         "            self._in_place",
         CACHE + "test_overwrite_durable",
     ),
     rule(
         "in-place-mark",
-        "cache/content.py:Content.retired",
+        "cache/content/content.py:Content.retired",
         "        if self._in_place.get(ino, entry + 1) <= entry:",
         "        if self._in_place.get(ino, entry + 1) < 0:",
         CACHE + "test_in_place_mark",
     ),
     rule(
         "point-drains",
-        "cache/durable.py:Durable._make",
+        "cache/content/durable.py:Durable._make",
         "            await self._drain()\n",
         "",
         CACHE + "test_point_drains",
     ),
     rule(
         "number-at-start",
-        "cache/durable.py:Durable._make",
+        "cache/content/durable.py:Durable._make",
         'store.put("durable_entry", last)',
         'store.put("durable_entry", self._store.entries.last)',
         CACHE + "test_number_at_start",
     ),
     rule(
         "point-recorded",
-        "cache/durable.py:Durable._make",
+        "cache/content/durable.py:Durable._make",
         "            await trio.to_thread.run_sync(self._store.sync_wal)  # point-recorded\n",
         "",
         CACHE + "test_point_recorded",
     ),
     rule(
         "clean-drop-per-block",
-        "cache/recovery.py:Recovery._disbelieve",
+        "cache/content/recovery.py:Recovery._disbelieve",
         "            self._drop(ino, start, end)  # drop-clean\n",
         "            self._drop(ino, 0, 1 << 62)\n",
         CACHE + "test_drop_clean",
     ),
     rule(
         "destroy-waits",
-        "cache/content.py:Content._shrink",
+        "cache/content/content.py:Content._shrink",
         "            self._store.reclaim(inode, size)\n",
         "            self._blobs.cut(inode, size)\n",
         CACHE + "test_a_tail_in_reclaim_survives_a_kill",
     ),
     rule(
         "evict-waits",
-        "cache/content.py:Content.uncache",
+        "cache/content/content.py:Content.uncache",
         "            self._store.reclaim(inode, 0)\n        self.validity.forget(inode)\n"
         "        self._store.save(inode, gen=0, whole=inode.size == 0)\n",
         "            self._blobs.remove(inode.gen)\n        self.validity.forget(inode)\n"
@@ -118,91 +118,91 @@ THE_CACHES_OWN = (
     ),
     rule(
         "truncate-new-generation",
-        "cache/content.py:Content._empty",
+        "cache/content/content.py:Content._empty",
         "        self._store.save(inode, gen=0, whole=True)\n",
         "        self._store.save(inode, whole=True)\n",
         CACHE + "test_truncate_new_generation",
     ),
     rule(
         "shrink-keeps-generation",
-        "cache/content.py:Content._shrink",
+        "cache/content/content.py:Content._shrink",
         "            self._in_reclaim.add(inode.ino)\n",
         "            self._in_reclaim.add(inode.ino)\n            self._store.save(inode, gen=0)\n",
         CACHE + "test_shrink_keeps_generation",
     ),
     rule(
         "reclaim-numbered",
-        "cache/durable.py:Durable._reclaim",
+        "cache/content/durable.py:Durable._reclaim",
         "        await self.sync_wal()\n        whole = [",
         "        whole = [",
         RARER + "test_reclaim_numbered",
     ),
     rule(
         "reclaim-numbered",
-        "cache/durable.py:Durable._reclaim_tail",
+        "cache/content/durable.py:Durable._reclaim_tail",
         "                await self.sync_wal()  # it may have been queued again meanwhile\n",
         "",
         RARER + "test_reclaim_numbered_tail",
     ),
     rule(
         "reclaim-locks",
-        "cache/durable.py:Durable._reclaim_tail",
+        "cache/content/durable.py:Durable._reclaim_tail",
         "        async with self._locks.hold(ino):\n            row = ",
         "        if True:\n            row = ",
         RARER + "test_reclaim_locks",
     ),
     rule(
         "reclaim-skips",
-        "cache/durable.py:Durable._reclaim_tail",
+        "cache/content/durable.py:Durable._reclaim_tail",
         "            if row and row[0] and inode is not None and inode.gen == gen:\n",
         "            if inode is not None:\n                self._blobs.cut(inode, 10)\n",
         RARER + "test_reclaim_skips",
     ),
     rule(
         "reclaim-sync",
-        "cache/content.py:Content._reclaim_now",
+        "cache/content/content.py:Content._reclaim_now",
         "            await self._sync_wal()\n            await self.cut_durably(inode)\n",
         "            await self.cut_durably(inode)\n",
         CACHE + "test_reclaim_sync",
     ),
     rule(
         "evict-clean-only",
-        "cache/evict.py:Evictions._keeping",
+        "cache/evict/evict.py:Evictions._keeping",
         "            if inode.ino in pending:\n",
         "            if inode.ino in ():\n",
         EVICT + "test_evict_clean_only",
     ),
     rule(
         "fetch-not-valid",
-        "cache/content.py:Content.fill",
+        "cache/content/content.py:Content.fill",
         "stop, brought = end, self.validity.missing(inode, start, end)",
         "stop, brought = end, [(start, end)]",
         CACHE + "test_fetch_not_valid",
     ),
     rule(
         "fetch-unchanged",
-        "cache/fetch.py:Fetcher._take",
+        "cache/content/fetch.py:Fetcher._take",
         "        while not flight.void and ",
         "        while ",
         RARER + "test_fetch_unchanged",
     ),
     rule(
         "fetch-not-truncated",
-        "cache/content.py:Content._shrink",
+        "cache/content/content.py:Content._shrink",
         "            self._in_reclaim.add(inode.ino)\n        self.truncated(inode.ino)\n",
         "            self._in_reclaim.add(inode.ino)\n",
         RARER + "test_fetch_not_truncated",
     ),
     rule(
         "home-valid",
-        "cache/content.py:Content._resize",
+        "cache/content/content.py:Content._resize",
         "home_valid=min(inode.home_valid, size)",
         "home_valid=inode.home_valid",
         CACHE + "test_home_valid",
     ),
     rule(
         "home-valid-by-retired",
-        "cache/settle.py:Settlement._home_valid",
+        "cache/home/settle.py:Settlement._home_valid",
         "        return min(size, inode.size) if smallest is None else "
         "min(size, smallest, inode.size)\n",
         "        return min(size, inode.size)\n",
@@ -213,42 +213,42 @@ THE_CACHES_OWN = (
 THE_GATEWAYS = (
     rule(
         "in-flight",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            self._journal.take_off(ids)  # before the point: in-flight-durable\n",
         "",
         GATEWAY + "test_in_flight",
     ),
     rule(
         "in-flight-durable",
-        "gateway/journal_file.py:_connect",
+        "gateway/state/journal_file.py:_connect",
         '"synchronous=FULL"',
         '"synchronous=NORMAL"',
         GATEWAY + "test_in_flight_durable",
     ),
     rule(
         "durable-before-batch",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            if not self._points.make():  # durable-before-batch\n",
         "            if False:\n",
         GATEWAY + "test_durable_before_batch",
     ),
     rule(
         "home-sync",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            self._sync_home(home)  # before any outcome is recorded: home-sync\n",
         "",
         GATEWAY + "test_home_sync",
     ),
     rule(
         "outcome-after-durable",
-        "gateway/replay.py:Replay._record_after_point",
+        "gateway/replay/replay.py:Replay._record_after_point",
         "        if self._points.make():\n            self._record()\n",
         "        if True:\n            self._record()\n",
         GATEWAY + "test_outcome_after_durable",
     ),
     rule(
         "outcome-durable",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            self._record()  # of the batch before this one: outcome-durable\n",
         "",
         GATEWAY + "test_outcome_durable",
@@ -269,21 +269,21 @@ THE_GATEWAYS = (
     ),
     rule(
         "doubt-cut",
-        "gateway/window.py:Window.pick",
+        "gateway/replay/window.py:Window.pick",
         "        for ids in flights:\n            found",
         "        for ids in [[i for ids in flights for i in ids]]:\n            found",
         GATEWAY + "test_doubt_cut",
     ),
     rule(
         "doubt",
-        "gateway/work.py:Work.may_be_gone",
+        "gateway/replay/work.py:Work.may_be_gone",
         "        return self.doubt or ",
         "        return ",
         GATEWAY + "test_doubt",
     ),
     rule(
         "doubt",
-        "gateway/journal.py:Journal.affirm",
+        "gateway/state/journal.py:Journal.affirm",
         "            with self._lock, self._transaction():\n                pass\n",
         "            self._affirmed = True\n",
         JOURNAL + "test_a_commit_that_a_kill_has_halved_stays_away",
@@ -291,7 +291,7 @@ THE_GATEWAYS = (
     ),
     rule(
         "doubt-adopts-type",
-        "gateway/naming.py:Namer._make_other",
+        "gateway/replay/naming.py:Namer._make_other",
         "                self._create(action.kind, row, dirfd, name)\n"
         "            except FileExistsError:\n"
         "                if not work.doubt:\n"
@@ -303,28 +303,28 @@ THE_GATEWAYS = (
     ),
     rule(
         "names-executed",
-        "gateway/locate.py:Locator.places",
+        "gateway/state/locate.py:Locator.places",
         "            todo = [e for e in entries if not self._executed(e.id)]\n",
         "            todo = list(entries)\n",
         GATEWAY + "test_names_executed",
     ),
     rule(
         "fetch-waits-doubt",
-        "gateway/locate.py:Locator.places",
+        "gateway/state/locate.py:Locator.places",
         "        if any(self._in_doubt(e.id) for e in todo):\n            raise InDoubt(ino)\n",
         "",
         FETCH + "test_while_a_batch_in_doubt_is_settled",
     ),
     rule(
         "connection",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            connection.check(home)  # else all is in doubt: connection\n",
         "",
         GATEWAY + "test_connection",
     ),
     rule(
         "stamp-before-mark",
-        "gateway/replay.py:Replay._replay",
+        "gateway/replay/replay.py:Replay._replay",
         "            if not pick.doubt:\n                try:\n"
         "                    execution.check(batch)  # before the mark: stamp-before-mark\n",
         "            self._journal.take_off(ids)\n            if not pick.doubt:\n"
@@ -333,7 +333,7 @@ THE_GATEWAYS = (
     ),
     rule(
         "newer bytes, never newer sizes",
-        "gateway/pushing.py:Pusher._write",
+        "gateway/replay/pushing.py:Pusher._write",
         "            if content.size is not None and size != content.size:\n"
         "                size = content.size\n",
         "            if size != row.size:\n                size = row.size\n",
@@ -344,14 +344,14 @@ THE_GATEWAYS = (
 RECOVERY = (
     rule(
         "recovery-is-one",
-        "cache/recovery.py:Recovery.run",
+        "cache/content/recovery.py:Recovery.run",
         "                pass\n            if lost:\n",
         "                pass\n        with store:\n            if lost:\n",
         RARER + "test_recovery_is_one",
     ),
     rule(
         "recovery-takes-over",
-        "cache/recovery.py:Recovery.run",
+        "cache/content/recovery.py:Recovery.run",
         "            overwritten = self._overwritten() if lost else set()\n"
         "            while sound and self._take_over_some():\n"
         "                pass\n",
@@ -362,35 +362,35 @@ RECOVERY = (
     ),
     rule(
         "drop-clean",
-        "cache/recovery.py:Recovery._disbelieve",
+        "cache/content/recovery.py:Recovery._disbelieve",
         "            self._drop(ino, start, end)  # drop-clean\n",
         "            pass\n",
         CACHE + "test_drop_clean",
     ),
     rule(
         "drop-fresh-dirty",
-        "cache/recovery.py:Recovery._disbelieve",
+        "cache/content/recovery.py:Recovery._disbelieve",
         "        for ino, start, end, number in rows:  # drop-fresh-dirty\n",
         "        for ino, start, end, number in rows[:0]:\n",
         CACHE + "test_drop_fresh_dirty",
     ),
     rule(
         "recovery-zeros",
-        "cache/recovery.py:Recovery._disbelieve",
+        "cache/content/recovery.py:Recovery._disbelieve",
         "                self._zero(inode, max(start, inode.home_valid), end)\n",
         "                pass\n",
         CACHE + "test_recovery_zeros",
     ),
     rule(
         "in-place-mark",
-        "cache/recovery.py:Recovery._disbelieve",
+        "cache/content/recovery.py:Recovery._disbelieve",
         "            if ino in overwritten:\n",
         "            if ino in ():\n",
         CACHE + "test_recovery_drops_clean_blocks_of_files_overwritten_in_place",
     ),
     rule(
         "numbers-unique",
-        "cache/store.py:Numbers.reserve",
+        "cache/store/store.py:Numbers.reserve",
         "        self._store.sync_wal()\n        self._limit",
         "        self._limit",
         CACHE + "test_numbers_unique",

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import pytest
 
-from afmfs.cache.disk import Lacking
-from afmfs.cache.evict import Evictions
-from afmfs.cache.inode import Inode
-from afmfs.cache.kernel import KernelPages
-from afmfs.cache.room import Room
-from afmfs.cache.usage import Usage
+from afmfs.cache.content.kernel import KernelPages
+from afmfs.cache.evict.evict import Evictions
+from afmfs.cache.evict.room import Room
+from afmfs.cache.evict.usage import Usage
+from afmfs.cache.store.disk import Lacking
+from afmfs.cache.store.inode import Inode
 from afmfs.model.entry import Op
 from tests.cache.parts import BLOCK, Parts, parts  # noqa: F401  # the fixture
 
@@ -87,7 +87,7 @@ async def test_cost(parts: Parts) -> None:  # noqa: F811
 
 async def test_too_many_to_count(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     """Then the queue is searched; and what is pending stays either way."""
-    monkeypatch.setattr("afmfs.cache.behind.MOST", 5)
+    monkeypatch.setattr("afmfs.cache.evict.behind.MOST", 5)
     evicting = Evicting(parts)
     refused = await pushed(parts, 20, "r")
     for inode in refused:

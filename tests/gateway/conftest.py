@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from afmfs.gateway.home import Home
-from afmfs.gateway.marker import Marker
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.marker import Marker
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for harness
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from afmfs.cache.schema import ENTRY_COLUMNS, SCHEMA
+from afmfs.cache.store.schema import ENTRY_COLUMNS, SCHEMA
 from afmfs.gateway.gateway import Gateway
 from afmfs.gateway.protocol import Message
 from afmfs.model.entry import FIRST_INO, LAST, ROOT, UNLINKED, Op

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import marker, syscalls
-from afmfs.gateway.connection import Connection, Era, PutBack, Remounted, connect
-from afmfs.gateway.home import Home
-from afmfs.gateway.marker import Claim, Forbidden, Marker
-from afmfs.gateway.trouble import HomeAway, MayEnd
+from afmfs.gateway.home import marker, syscalls
+from afmfs.gateway.home.connection import Connection, Era, PutBack, Remounted, connect
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.marker import Claim, Forbidden, Marker
+from afmfs.gateway.home.trouble import HomeAway, MayEnd
 
 
 def raises_away(state: str) -> pytest.RaisesExc[HomeAway]:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import contact as module
-from afmfs.gateway.contact import Contact
-from afmfs.gateway.home import Home
+from afmfs.gateway.home import contact as module
+from afmfs.gateway.home.contact import Contact
+from afmfs.gateway.home.home import Home
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.threads import Threads
 
@@ -143,7 +143,7 @@ def test_a_home_is_not_tried_out_again_where_it_was_not_mounted_anew(
 ) -> None:
     """That takes over a hundred round trips."""
     assert contact._connect()
-    monkeypatch.setattr("afmfs.gateway.connection.probe", lambda home, previous: pytest.fail())
+    monkeypatch.setattr("afmfs.gateway.home.connection.probe", lambda home, previous: pytest.fail())
     contact.lost(module.HomeAway("Disconnected", "for a moment"))
     assert contact._connect()
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from afmfs.gateway import connection as connection_module
-from afmfs.gateway.connection import Connection, Remounted
-from afmfs.gateway.home import Home
-from afmfs.gateway.journal import Journal
-from afmfs.gateway.pushing import Pusher
+from afmfs.gateway.home import connection as connection_module
+from afmfs.gateway.home.connection import Connection, Remounted
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.replay.pushing import Pusher
+from afmfs.gateway.state.journal import Journal
 from tests.gateway.fake_mount import FakeMount
 
 CHANGES = ("make_file", "make_dir", "rename_new", "unlink", "set_times", "set_times_at")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from afmfs.gateway.gateway import _Engine
-from afmfs.gateway.home import Home
-from afmfs.gateway.journal import Journal
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.trouble import HomeAway
+from afmfs.gateway.state.journal import Journal
 from afmfs.model.entry import UNLINKED
 from tests.gateway.fake_mount import FakeMount
 
@@ -223,7 +223,7 @@ def test_every_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, properties: str, home_sync: str
 ) -> None:
     if properties == "by steps":
-        monkeypatch.setattr("afmfs.gateway.probe._exchange", lambda home, place: False)
+        monkeypatch.setattr("afmfs.gateway.home.probe._exchange", lambda home, place: False)
     elif home_sync == "file":
         pytest.skip("covered by the others")
     counter = Interrupter(monkeypatch)

@@ -14,9 +14,9 @@ import msgpack
 import pytest
 
 from afmfs.gateway.fetch import Fetches
-from afmfs.gateway.journal import Journal
 from afmfs.gateway.protocol import Message
-from afmfs.gateway.view import View
+from afmfs.gateway.state.journal import Journal
+from afmfs.gateway.state.view import View
 from tests.gateway.fake_mount import FakeMount
 
 

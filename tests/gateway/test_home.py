@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import xattrs
-from afmfs.gateway.home import Home
+from afmfs.gateway.home import xattrs
+from afmfs.gateway.home.home import Home
 from afmfs.model.properties import Properties
 
 NS = 1_600_000_000_123_456_789

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway.journal import Journal
+from afmfs.gateway.state.journal import Journal
 from tests.gateway.fake_mount import FakeMount
 
 

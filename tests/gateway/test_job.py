@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway.examine import Examiner
-from afmfs.gateway.execute import Directories
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.home.trouble import HomeAway
+from afmfs.gateway.job.examine import Examiner
+from afmfs.gateway.replay.execute import Directories
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -512,7 +512,7 @@ def test_a_file_that_is_replaced_while_its_push_is_interrupted(
     mount: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was decided is done again, but to the file that it was decided of."""
-    monkeypatch.setattr("afmfs.gateway.job.NO_POINT_S", 0)
+    monkeypatch.setattr("afmfs.gateway.job.job.NO_POINT_S", 0)
     ino = uncached(mount, b"f")
     mount.put(ino, 0, DATA)
     mount.update(ino, whole=1)

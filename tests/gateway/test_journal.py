@@ -11,8 +11,8 @@ from subprocess import PIPE
 
 import pytest
 
-from afmfs.gateway.journal import AlreadyRunning, Journal, Outcome, Requeued
-from afmfs.gateway.stamp import Stamp
+from afmfs.gateway.home.stamp import Stamp
+from afmfs.gateway.state.journal import AlreadyRunning, Journal, Outcome, Requeued
 
 
 def again(journal: Journal, path: Path) -> Journal:
@@ -59,7 +59,7 @@ def test_a_life(tmp_path: Path) -> None:
 KILLED_IN_A_COMMIT = """
 import os, sys
 from pathlib import Path
-from afmfs.gateway.journal import Journal, Outcome
+from afmfs.gateway.state.journal import Journal, Outcome
 directory = Path(sys.argv[1])
 journal = Journal(directory)
 journal.take_off([1])

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway.journal import AlreadyRunning, Journal, Outcome
-from afmfs.gateway.journal_file import Known
+from afmfs.gateway.state.journal import AlreadyRunning, Journal, Outcome
+from afmfs.gateway.state.journal_file import Known
 
 
 def open_journal(directory: Path, known: Known | None) -> tuple[str, str | None]:

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from afmfs.gateway.gateway import _Engine
-from afmfs.gateway.journal import Journal
-from afmfs.gateway.journal_file import Known
-from afmfs.gateway.transfer import push
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.home.trouble import HomeAway
+from afmfs.gateway.state.journal import Journal
+from afmfs.gateway.state.journal_file import Known
+from afmfs.gateway.state.transfer import push
 from tests.gateway.fake_mount import BLOCK, FakeMount
 from tests.gateway.test_doubt import (
     Interrupter,
@@ -119,11 +119,11 @@ def retire(mount: FakeMount, count: int) -> None:
 
 
 def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afmfs.gateway.probe._exchange", lambda home, place: False)
+    monkeypatch.setattr("afmfs.gateway.home.probe._exchange", lambda home, place: False)
 
 
 def no_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("afmfs.gateway.probe._stable_inodes", lambda *args: False)
+    monkeypatch.setattr("afmfs.gateway.home.probe._stable_inodes", lambda *args: False)
 
 
 HOMES: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -297,7 +297,7 @@ def test_only_what_was_changed_is_sent(mount: FakeMount, monkeypatch: pytest.Mon
         sent.append((ino, ranges))
         return push(view, ino, row, ranges, *rest)
 
-    monkeypatch.setattr("afmfs.gateway.pushing.push", record)
+    monkeypatch.setattr("afmfs.gateway.replay.pushing.push", record)
     settle(mount)
     assert sent == [(written, ((10, 14),))]
     assert (mount.home / "written").read_bytes() == OLD[:10] + b"1234" + OLD[14:]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import marker
-from afmfs.gateway.home import Home
-from afmfs.gateway.marker import Claim, Forbidden, Marker
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.home import marker
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.marker import Claim, Forbidden, Marker
+from afmfs.gateway.home.trouble import HomeAway
 
 ELSEWHERE = {"host": "there", "cache": "/other"}
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import marker
-from afmfs.gateway.home import Home
-from afmfs.gateway.marker import Claim, Marker
-from afmfs.gateway.probe import probe
+from afmfs.gateway.home import marker
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.marker import Claim, Marker
+from afmfs.gateway.home.probe import probe
 from afmfs.model.properties import Properties
 
 AS_ROOT = os.geteuid() == 0
@@ -160,7 +160,7 @@ def test_each_refusal_is_a_no(root: Path, ours: Marker, monkeypatch: pytest.Monk
 
     for name in ("link", "symlink", "mknod", "chown", "chmod", "utime", "setxattr"):
         monkeypatch.setattr(os, name, refuse)
-    monkeypatch.setattr("afmfs.gateway.syscalls.renameat2", refuse)
+    monkeypatch.setattr("afmfs.gateway.home.syscalls.renameat2", refuse)
     found = probed(root, ours)
     assert found == Properties(
         mtime_ns=2_000_000_000,

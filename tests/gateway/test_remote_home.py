@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 from harness.sshd import Watchdog, is_mounted
 
-from afmfs.gateway.connection import Connection, Remounted, connect
-from afmfs.gateway.marker import Claim, Marker
-from afmfs.gateway.trouble import HomeAway, Unrepresentable, Verb, classify
+from afmfs.gateway.home.connection import Connection, Remounted, connect
+from afmfs.gateway.home.marker import Claim, Marker
+from afmfs.gateway.home.trouble import HomeAway, Unrepresentable, Verb, classify
 
 if TYPE_CHECKING:
     from harness.sshd import Sshd, Sshfs

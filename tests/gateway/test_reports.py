@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from afmfs.gateway import reports
+from afmfs.gateway.home.trouble import HomeAway
 from afmfs.gateway.protocol import Message, check
-from afmfs.gateway.reports import Reports, Row
-from afmfs.gateway.trouble import HomeAway
+from afmfs.gateway.report import reports
+from afmfs.gateway.report.reports import Reports, Row
 
 SECONDS = 10.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway.home import Home
+from afmfs.gateway.home.home import Home
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -85,7 +85,7 @@ class Late:
         self.full = True
         self._home, self._said, self._fsync = home, set[int](), os.fsync
         monkeypatch.setattr(os, "fsync", self.fsync)
-        monkeypatch.setattr("afmfs.gateway.syscalls.syncfs", self.syncfs)
+        monkeypatch.setattr("afmfs.gateway.home.syscalls.syncfs", self.syncfs)
 
     def fsync(self, fd: int) -> None:
         if self.full and os.fstat(fd).st_size > 1 << 20:
@@ -156,7 +156,7 @@ def test_back_off_ends_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         real(self, dirfd, name)
 
     monkeypatch.setattr(Home, "make_dir", make_dir)
-    monkeypatch.setattr("afmfs.gateway.backoff.BACK_OFF_S", 0.05)
+    monkeypatch.setattr("afmfs.gateway.replay.backoff.BACK_OFF_S", 0.05)
     mount = FakeMount(tmp_path / "cache", home)
     try:
         d = mount.mkdir(b"d")

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from afmfs.gateway import aside, refill, trash_requests
-from afmfs.gateway.emptying import DEEPEST
-from afmfs.gateway.home import Home
-from afmfs.gateway.journal import Journal
+from afmfs.gateway.home.home import Home
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.state.journal import Journal
+from afmfs.gateway.trash import aside, refill
+from afmfs.gateway.trash import requests as trash_requests
+from afmfs.gateway.trash.emptying import DEEPEST
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, T0, FakeMount
 
@@ -161,7 +162,7 @@ def test_a_file_that_is_gone_here_comes_back_beside(mount: FakeMount) -> None:
 
 
 def test_a_file_that_is_being_pushed(mount: FakeMount, monkeypatch: pytest.MonkeyPatch) -> None:
-    from afmfs.gateway import restore as module
+    from afmfs.gateway.trash import restore as module
 
     monkeypatch.setattr(module, "PATIENCE_S", 0.1)
     ino = nulled_file(mount)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from afmfs.gateway import strays
-from afmfs.gateway.home import Home
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.job import strays
 from afmfs.model.entry import Op
 from tests.gateway.fake_mount import FakeMount
 
@@ -170,7 +170,7 @@ def test_home_goes_away_in_the_middle(
             raise OSError(errno.EIO, "home is gone")
 
     monkeypatch.setattr(Home, "rename_new", break_off)
-    monkeypatch.setattr("afmfs.gateway.contact.RETRIES_S", (0.01,))
+    monkeypatch.setattr("afmfs.gateway.home.contact.RETRIES_S", (0.01,))
     assert recover(mount)["lost"] == 0
     assert tree(mount.home) == {"a": "b", "b": "a", "e/two": "d/one"}
     assert count > at and held(mount) == []
@@ -205,7 +205,7 @@ def test_no_directory_is_read_meanwhile(mount: FakeMount, monkeypatch: pytest.Mo
 def test_where_numbers_say_nothing_names_stay(
     mount: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("afmfs.gateway.probe._stable_inodes", lambda *args: False)
+    monkeypatch.setattr("afmfs.gateway.home.probe._stable_inodes", lambda *args: False)
     plant(mount, "a")
     mount.db.execute("UPDATE inode SET home_ino=NULL")
     mount.rename(b"a", b"b")

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from afmfs.gateway import transfer
-from afmfs.gateway.view import View
+from afmfs.gateway.state import transfer
+from afmfs.gateway.state.view import View
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
 

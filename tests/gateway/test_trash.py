@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import aside, trash
-from afmfs.gateway.home import Home
-from afmfs.gateway.journal import Journal
-from afmfs.gateway.trash import Nulled, TrashBook, Trashed, move_aside, write_index
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.state.journal import Journal
+from afmfs.gateway.trash import aside
+from afmfs.gateway.trash import book as trash
+from afmfs.gateway.trash.book import Nulled, TrashBook, Trashed, move_aside, write_index
 from afmfs.model.resync import CHANGED
 
 NS = 1_600_000_000_123_456_789

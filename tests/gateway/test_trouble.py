@@ -6,7 +6,7 @@ import stat
 
 import pytest
 
-from afmfs.gateway.trouble import (
+from afmfs.gateway.home.trouble import (
     HomeAway,
     Inconsistent,
     MayEnd,

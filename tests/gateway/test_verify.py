@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from afmfs.gateway import contents, survey, verify, visit
-from afmfs.gateway.compare import Comparer, Subject
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.report import contents, survey, verify, visit
+from afmfs.gateway.report.compare import Comparer, Subject
 from afmfs.model.entry import ROOT, Op
 from tests.gateway.fake_mount import BLOCK, FakeMount
 from tests.harness.trees import snapshot

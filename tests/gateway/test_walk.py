@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway.home import Home
-from afmfs.gateway.walk import MAX_DIRECTORIES, PINNED
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.walk import MAX_DIRECTORIES, PINNED
 
 
 def same(fd: int, path: Path) -> bool:

@@ -13,8 +13,8 @@ from typing import TypeVar
 import trio
 
 from afmfs.cache.fileset import Fileset, StartGateway, open_fileset
-from afmfs.cache.link import start_gateway
-from afmfs.cache.settings import prepare
+from afmfs.cache.home.link import start_gateway
+from afmfs.cache.store.settings import prepare
 from afmfs.gateway import protocol
 from afmfs.gateway.gateway import Gateway
 from afmfs.model.tunables import MountOptions, parse

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import trio
 
-from afmfs.cache.inode import Inode
-from afmfs.cache.status import Status
+from afmfs.cache.report.status import Status
+from afmfs.cache.store.inode import Inode
 from afmfs.errors import Refused, UnknownCommand
 from afmfs.model import tunables
 from afmfs.model.tunables import MountOptions, Tunables

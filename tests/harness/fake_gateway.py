@@ -17,7 +17,7 @@ from typing import Any
 import trio
 
 from afmfs.cache.fileset import Fileset, open_fileset
-from afmfs.cache.settings import prepare
+from afmfs.cache.store.settings import prepare
 from afmfs.gateway import protocol
 from afmfs.gateway.protocol import Message
 from afmfs.model.tunables import parse

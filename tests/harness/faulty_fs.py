@@ -38,7 +38,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from afmfs.gateway import syscalls
+from afmfs.gateway.home import syscalls
 from tests.harness.mounting import REPOSITORY, Watchdog, force_unmount, mounted_at
 
 _P = ParamSpec("_P")

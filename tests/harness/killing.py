@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from afmfs.gateway import protocol, syscalls
+from afmfs.gateway import protocol
 from afmfs.gateway.gateway import Gateway
-from afmfs.gateway.journal import Journal
+from afmfs.gateway.home import syscalls
+from afmfs.gateway.state.journal import Journal
 from tests.harness.engine import ThreadGateway
 
 COUNTED = ("replay", "home")

@@ -15,9 +15,11 @@ import pytest
 import trio
 
 from afmfs.cache import fileset as fileset_module
-from afmfs.cache import link
+from afmfs.cache.home import link
 from afmfs.errors import Refused
-from afmfs.gateway import contact, gateway, replay
+from afmfs.gateway import gateway
+from afmfs.gateway.home import contact
+from afmfs.gateway.replay import replay
 from afmfs.model.states import State
 from tests.harness.engine import Engine
 from tests.harness.files import EngineFiles

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.gateway import xattrs
-from afmfs.gateway.home import Home
+from afmfs.gateway.home import xattrs
+from afmfs.gateway.home.home import Home
 from tests.gateway.fake_mount import FakeMount
 
 ALICE, BOB = 1001, 1002

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyfuse3 import FUSEError
 
 from afmfs.admin.request import visible
-from afmfs.cache.commands import TABLE
+from afmfs.cache.command.commands import TABLE
 from afmfs.errors import AfmError
 from afmfs.model import tunables
 from afmfs.model.target import parse_target

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from afmfs.cache.durable import syncfs
+from afmfs.cache.content.durable import syncfs
 from tests.harness.mounting import Mount, wait_until
 from tests.power.cuts import Log, everything, survivors
 from tests.power.disks import Disks, blank, detach, powered

@@ -5,9 +5,9 @@ from __future__ import annotations
 import stat
 import time
 
-from afmfs.cache.inode import LISTED, Inode
-from afmfs.cache.namespace import Namespace
-from afmfs.cache.store import Store
+from afmfs.cache.names.namespace import Namespace
+from afmfs.cache.store.inode import LISTED, Inode
+from afmfs.cache.store.store import Store
 from afmfs.errors import Damaged
 from afmfs.model.entry import ROOT, Op
 

@@ -9,14 +9,14 @@ import os
 from collections import defaultdict
 from pathlib import Path
 
-from afmfs.cache.blobs import blob_name
 from afmfs.cache.check import journal_rows
 from afmfs.cache.check.numbers import used_numbers
-from afmfs.cache.inode import Inode
-from afmfs.cache.recovery import may_have_lost_writes
-from afmfs.cache.schema import REFILL_USED
-from afmfs.cache.store import RESERVED, Store, must
-from afmfs.cache.validity import Validity
+from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.content.recovery import may_have_lost_writes
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.store.inode import Inode
+from afmfs.cache.store.schema import REFILL_USED
+from afmfs.cache.store.store import RESERVED, Store, must
 from afmfs.model import ranges
 from afmfs.model.entry import FIRST_INO, Op
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afmfs.cache.blobs import SHARDS, blob_name
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
+from afmfs.cache.content.blobs import SHARDS, blob_name
 from afmfs.model.findings import Finding, Severity
 
 AT_ONCE = 500_000

@@ -10,8 +10,8 @@ from pathlib import Path
 from afmfs.cache.check.pages import MAGIC
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.tables import wanted
-from afmfs.cache.schema import VERSION
-from afmfs.cache.store import connect_read_only
+from afmfs.cache.store.schema import VERSION
+from afmfs.cache.store.store import connect_read_only
 from afmfs.errors import AfmError, is_damage
 from afmfs.model.findings import Finding, Severity
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
-from afmfs.cache.schema import ENTRY_COLUMNS
+from afmfs.cache.store.schema import ENTRY_COLUMNS
 from afmfs.model.entry import DATA_OPS, LAST, UNLINKED, Entry, Op, describe
 from afmfs.model.findings import Finding, Severity
 from afmfs.model.soundness import entry_fault

@@ -11,8 +11,8 @@ from afmfs.cache.check.ancestry import Ancestry
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
 from afmfs.cache.check.suspects import Suspect, Suspects
-from afmfs.cache.inode import LISTED, UNREAD, Inode
-from afmfs.cache.schema import INODE_COLUMNS
+from afmfs.cache.store.inode import LISTED, UNREAD, Inode
+from afmfs.cache.store.schema import INODE_COLUMNS
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.findings import Finding, Severity
 from afmfs.model.soundness import (

@@ -14,8 +14,8 @@ from typing import Any
 
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
-from afmfs.cache.known_journal import Remembered
-from afmfs.cache.store import connect_read_only
+from afmfs.cache.home.known_journal import Remembered
+from afmfs.cache.store.store import connect_read_only
 from afmfs.model.findings import Finding
 
 _TABLES = ("flight", "outcome", "requeued", "state")

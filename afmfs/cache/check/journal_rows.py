@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from afmfs.cache.store import connect_read_only
+from afmfs.cache.store.store import connect_read_only
 
 
 def largest_entry(journal: Path) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
-from afmfs.cache.namespace import SLOTS, cookie
+from afmfs.cache.names.namespace import SLOTS, cookie
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.findings import Finding
 from afmfs.model.soundness import is_name

@@ -13,19 +13,19 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from afmfs.cache import lost_entries
-from afmfs.cache.blobs import blob_name
 from afmfs.cache.check.adoption import Adoption
 from afmfs.cache.check.aftermath import Aftermath
 from afmfs.cache.check.tables import index_sql
-from afmfs.cache.damage import Damage
-from afmfs.cache.event_report import insert_event
-from afmfs.cache.inode import LISTED, UNREAD, Inode
-from afmfs.cache.namespace import Namespace, cookie
-from afmfs.cache.queue_report import Paths
-from afmfs.cache.store import Store
-from afmfs.cache.usage import may_be_evicted
-from afmfs.cache.validity import Validity
+from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.content.damage import Damage
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.evict.usage import may_be_evicted
+from afmfs.cache.home import lost_entries
+from afmfs.cache.names.namespace import Namespace, cookie
+from afmfs.cache.report.event import insert_event
+from afmfs.cache.report.queue import Paths
+from afmfs.cache.store.inode import LISTED, UNREAD, Inode
+from afmfs.cache.store.store import Store
 from afmfs.model import blocks, ranges
 from afmfs.model.entry import ROOT, Op
 from afmfs.model.ranges import Ranges

@@ -12,12 +12,12 @@ from afmfs.cache.check import databases, journal_rows, salvage, walk
 from afmfs.cache.check.databases import Unusable, open_for_check
 from afmfs.cache.check.repair import Repair
 from afmfs.cache.check.source import Source
-from afmfs.cache.event_report import insert_event
-from afmfs.cache.harm import DAMAGED, Note, forget_note, read_note
-from afmfs.cache.lock import last_place
-from afmfs.cache.log_file import CUT, note_loss
-from afmfs.cache.queue_report import rfc3339
-from afmfs.cache.store import Numbers, Store
+from afmfs.cache.content.harm import DAMAGED, Note, forget_note, read_note
+from afmfs.cache.report.event import insert_event
+from afmfs.cache.report.queue import rfc3339
+from afmfs.cache.store.lock import last_place
+from afmfs.cache.store.log_file import CUT, note_loss
+from afmfs.cache.store.store import Numbers, Store
 from afmfs.errors import Damaged
 from afmfs.model.entry import FIRST_INO
 from afmfs.model.findings import Finding, Severity, Tally

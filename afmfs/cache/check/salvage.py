@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from afmfs.cache.check.pages import Pages, Record
-from afmfs.cache.harm import Note, read_note, write_note
-from afmfs.cache.store import PAGE_SIZE, connect, connect_read_only, create
+from afmfs.cache.content.harm import Note, read_note, write_note
+from afmfs.cache.store.store import PAGE_SIZE, connect, connect_read_only, create
 from afmfs.model.bitmap import CHUNK
 from afmfs.model.soundness import entry_fault, is_inode, is_name
 

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afmfs.cache.blobs import blob_name
-from afmfs.cache.queue_report import Paths
-from afmfs.cache.recovery import may_have_lost_writes
+from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.content.recovery import may_have_lost_writes
+from afmfs.cache.report.queue import Paths
 from afmfs.model.blocks import DEFAULT_BLOCK, blob_length
 from afmfs.model.entry import Op
 

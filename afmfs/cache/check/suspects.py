@@ -10,11 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from afmfs.cache.blobs import blob_name
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
-from afmfs.cache.inode import Inode
-from afmfs.cache.schema import INODE_COLUMNS
+from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.store.inode import Inode
+from afmfs.cache.store.schema import INODE_COLUMNS
 from afmfs.model import ranges
 from afmfs.model.entry import Op
 from afmfs.model.findings import Finding, Severity

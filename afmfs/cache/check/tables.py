@@ -6,7 +6,7 @@ import re
 import sqlite3
 from contextlib import closing
 
-from afmfs.cache.schema import SCHEMA
+from afmfs.cache.store.schema import SCHEMA
 
 
 def wanted() -> dict[str, str]:

@@ -7,46 +7,46 @@ runs inside one of `COMMITS`, or is one of `TOLD_BY_WHAT_THEY_WRITE`.
 from __future__ import annotations
 
 MOUNT_CALLS = {
-    "blob make": "afmfs.cache.blobs:Blobs._create",
-    "blob pool": "afmfs.cache.blobs:Blobs.fill_pool",
-    "blob write": "afmfs.cache.blobs:Blobs.write",
-    "blob extend": "afmfs.cache.blobs:Blobs.extend",
-    "blob clear": "afmfs.cache.blobs:Blobs.clear",
-    "blob cut": "afmfs.cache.blobs:Blobs.cut",
-    "blob destroy": "afmfs.cache.blobs:Blobs.destroy",
-    "blob sync": "afmfs.cache.durable:Durable._sync_blob",
-    "map mark": "afmfs.cache.validity:Validity.mark",
-    "map shrink": "afmfs.cache.validity:Validity.shrink",
-    "map forget": "afmfs.cache.validity:Validity.forget",
-    "map become whole": "afmfs.cache.validity:Validity.become_whole",
-    "overwrite begun": "afmfs.cache.content:Content._begin_half",
-    "overwrite ended": "afmfs.cache.content:Content._end_half",
-    "reclaim": "afmfs.cache.durable:Durable._reclaim",
-    "reclaim whole": "afmfs.cache.durable:Durable._reclaim_whole",
-    "reclaim tail": "afmfs.cache.durable:Durable._reclaim_tail",
-    "durable point": "afmfs.cache.durable:Durable._make",
-    "durable point sync": "afmfs.cache.durable:Durable._sync_all",
-    "fsync": "afmfs.cache.durable:Durable.fsync",
-    "log sync": "afmfs.cache.store:Store.sync_wal",
-    "checkpoint": "afmfs.cache.checkpoint:Checkpointer._checkpoint",
-    "recovery": "afmfs.cache.recovery:Recovery.run",
-    "numbers": "afmfs.cache.store:Numbers.reserve",
+    "blob make": "afmfs.cache.content.blobs:Blobs._create",
+    "blob pool": "afmfs.cache.content.blobs:Blobs.fill_pool",
+    "blob write": "afmfs.cache.content.blobs:Blobs.write",
+    "blob extend": "afmfs.cache.content.blobs:Blobs.extend",
+    "blob clear": "afmfs.cache.content.blobs:Blobs.clear",
+    "blob cut": "afmfs.cache.content.blobs:Blobs.cut",
+    "blob destroy": "afmfs.cache.content.blobs:Blobs.destroy",
+    "blob sync": "afmfs.cache.content.durable:Durable._sync_blob",
+    "map mark": "afmfs.cache.content.validity:Validity.mark",
+    "map shrink": "afmfs.cache.content.validity:Validity.shrink",
+    "map forget": "afmfs.cache.content.validity:Validity.forget",
+    "map become whole": "afmfs.cache.content.validity:Validity.become_whole",
+    "overwrite begun": "afmfs.cache.content.content:Content._begin_half",
+    "overwrite ended": "afmfs.cache.content.content:Content._end_half",
+    "reclaim": "afmfs.cache.content.durable:Durable._reclaim",
+    "reclaim whole": "afmfs.cache.content.durable:Durable._reclaim_whole",
+    "reclaim tail": "afmfs.cache.content.durable:Durable._reclaim_tail",
+    "durable point": "afmfs.cache.content.durable:Durable._make",
+    "durable point sync": "afmfs.cache.content.durable:Durable._sync_all",
+    "fsync": "afmfs.cache.content.durable:Durable.fsync",
+    "log sync": "afmfs.cache.store.store:Store.sync_wal",
+    "checkpoint": "afmfs.cache.store.checkpoint:Checkpointer._checkpoint",
+    "recovery": "afmfs.cache.content.recovery:Recovery.run",
+    "numbers": "afmfs.cache.store.store:Numbers.reserve",
 }
 """In the mount process."""
 
 COMMITS = {
-    "afmfs.cache.content:Content._commit_write": "write",
-    "afmfs.cache.content:Content._resize": "size",
-    "afmfs.cache.content:Content.fill": "fetched",
-    "afmfs.cache.content:Content.reclaim_tail": "reclaimed",
-    "afmfs.cache.namespace:Namespace.make": "name",
-    "afmfs.cache.namespace:Namespace.link": "name",
-    "afmfs.cache.namespace:Namespace.remove": "name",
-    "afmfs.cache.namespace:Namespace.rename": "name",
-    "afmfs.cache.namespace:Namespace.set_attributes": "attributes",
-    "afmfs.cache.retire:Retirement.step": "retired",
-    "afmfs.cache.evict:Evictions._evict": "evicted",
-    "afmfs.cache.recovery:Recovery.run": "recovery",
+    "afmfs.cache.content.content:Content._commit_write": "write",
+    "afmfs.cache.content.content:Content._resize": "size",
+    "afmfs.cache.content.content:Content.fill": "fetched",
+    "afmfs.cache.content.content:Content.reclaim_tail": "reclaimed",
+    "afmfs.cache.names.namespace:Namespace.make": "name",
+    "afmfs.cache.names.namespace:Namespace.link": "name",
+    "afmfs.cache.names.namespace:Namespace.remove": "name",
+    "afmfs.cache.names.namespace:Namespace.rename": "name",
+    "afmfs.cache.names.namespace:Namespace.set_attributes": "attributes",
+    "afmfs.cache.home.retire:Retirement.step": "retired",
+    "afmfs.cache.evict.evict:Evictions._evict": "evicted",
+    "afmfs.cache.content.recovery:Recovery.run": "recovery",
 }
 """Functions whose transactions have a name of their own."""
 
@@ -64,8 +64,8 @@ JOURNAL = ("take_off", "land", "forget", "put", "transaction")
 """What the gateway's transactions are made by."""
 
 GATEWAY_CALLS = {
-    "point asked": "afmfs.gateway.points:Points.make",
-    "outcomes told": "afmfs.gateway.steps:Steps.say_outcomes",
+    "point asked": "afmfs.gateway.replay.points:Points.make",
+    "outcomes told": "afmfs.gateway.replay.steps:Steps.say_outcomes",
 }
 
 TORN = ("blob write: torn", "home pwrite: torn")

@@ -49,7 +49,7 @@ def _in_gateway(board: Board) -> None:
     board.enlist("gateway")
     for name, where in names.GATEWAY_CALLS.items():
         _replace(where, functools.partial(_surround, board, name))
-    syscalls = importlib.import_module("afmfs.gateway.syscalls")
+    syscalls = importlib.import_module("afmfs.gateway.home.syscalls")
     for module, calls in ((os, names.AT_HOME), (syscalls, names.AT_HOME_TOO)):
         for call in calls:
             setattr(module, call, _surround(board, f"home {call}", getattr(module, call)))
@@ -99,7 +99,7 @@ def _tear_blob_writes(board: Board) -> None:
 
         return write
 
-    _replace("afmfs.cache.blobs:Blobs.write", wrap)
+    _replace("afmfs.cache.content.blobs:Blobs.write", wrap)
 
 
 def _tear_home_writes(board: Board) -> None:
@@ -125,7 +125,7 @@ def _see_creations(board: Board) -> None:
 
 
 def _name_transactions(board: Board) -> None:
-    from afmfs.cache.store import Store
+    from afmfs.cache.store.store import Store
 
     labels: list[str] = []
     written = ["other"]
@@ -171,7 +171,7 @@ def _name_transactions(board: Board) -> None:
 def _name_journal_changes(board: Board) -> None:
     import threading
 
-    from afmfs.gateway.journal import Journal
+    from afmfs.gateway.state.journal import Journal
 
     inside, real = threading.local(), Journal._transaction
 
@@ -215,7 +215,9 @@ def _name_journal_changes(board: Board) -> None:
 
 def _let_rare_things_happen() -> None:
     """Within the seconds that a life lasts here."""
-    from afmfs.cache import blobs, checkpoint, disk, link, store
+    from afmfs.cache.content import blobs
+    from afmfs.cache.home import link
+    from afmfs.cache.store import checkpoint, disk, store
 
     disk.LOG = 192 << 10  # bytes of log from which on there are checkpoints
     checkpoint.POLL_S = 0.05

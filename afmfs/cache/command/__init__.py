@@ -1,0 +1,1 @@
+"""What administrators say, a command a module."""

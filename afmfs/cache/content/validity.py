@@ -1,0 +1,211 @@
+"""Which bytes of a file are valid in its blob, kept in the tables.
+
+A file is whole (every byte is valid, holes are zeros), or it has a block map and, inside blocks
+that are not complete, spans. Whatever is not valid reads as zeros from `home_valid` on and is
+fetched below it. Marks are made in the caller's transaction, after the bytes are in the blob.
+"""
+
+from __future__ import annotations
+
+from bitarray import bitarray
+
+from afmfs.cache.store.inode import Inode
+from afmfs.cache.store.store import Store
+from afmfs.model import bitmap, blocks, ranges
+from afmfs.model.bitmap import CHUNK
+from afmfs.model.ranges import Ranges
+
+_SELECT_SPANS = "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?"
+_DELETE_SPANS = "DELETE FROM span WHERE ino=? AND start>=? AND start<?"
+_INSERT_SPAN = "INSERT INTO span VALUES (?,?,?)"
+
+
+class Validity:
+    def __init__(self, store: Store, block: int) -> None:
+        self._store, self.block = store, block
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def valid(self, inode: Inode, start: int, end: int) -> Ranges:
+        """The valid bytes in [start, end), nothing beyond the file's size."""
+        end = min(end, inode.size)
+        if start >= end:
+            return ()
+        if inode.whole:
+            return ((start, end),)
+        found: list[tuple[int, int]] = []
+        for chunk, low, high in bitmap.pieces(blocks.touched(start, end, self.block)):
+            base = chunk * CHUNK
+            for a, b in bitmap.runs(self._chunk(inode.ino, chunk), low, high, True):
+                found.append(((base + a) * self.block, (base + b) * self.block))
+        first = start - start % self.block
+        found += self._store.execute(
+            _SELECT_SPANS,
+            (inode.ino, first, end),
+        )
+        return ranges.within(ranges.union(found), start, end)
+
+    def missing(self, inode: Inode, start: int, end: int) -> Ranges:
+        """The bytes of [start, end) that only home has."""
+        if inode.whole:
+            return ()
+        end = min(end, inode.size, inode.home_valid)
+        return ranges.gaps(self.valid(inode, start, end), start, end) if start < end else ()
+
+    def uncached_blocks(self, inode: Inode, start: int, end: int) -> list[int]:
+        """The blocks that have to be fetched to read [start, end)."""
+        found: list[int] = []
+        for a, b in self.missing(inode, start, end):
+            found += (n for n in blocks.touched(a, b, self.block) if not found or n > found[-1])
+        return found
+
+    def cached_blocks(self, inode: Inode) -> tuple[int, int]:
+        """Cached blocks and their bytes, the last cut at the end of the file."""
+        total = blocks.count(inode.size, self.block)
+        if inode.whole:
+            return total, inode.size
+        number = sum(
+            bitmap.load(stored).count()
+            for (stored,) in self._store.execute(
+                "SELECT bits FROM blockmap WHERE ino=?", (inode.ino,)
+            )
+        )
+        return number, number * self.block - self._beyond_end(inode, total)
+
+    def cached_bytes(self, inode: Inode, among: range) -> int:
+        """Bytes of the cached blocks `among`, the last cut at the end of the file."""
+        total = blocks.count(inode.size, self.block)
+        among = range(among.start, min(among.stop, total))
+        if inode.whole:
+            return (
+                blocks.bounds(among.stop - 1, inode.size, self.block)[1] - among.start * self.block
+            )
+        number = sum(
+            self._chunk(inode.ino, chunk)[low:high].count()
+            for chunk, low, high in bitmap.pieces(among)
+        )
+        beyond = self._beyond_end(inode, total) if among.stop == total else 0
+        return number * self.block - beyond
+
+    def _beyond_end(self, inode: Inode, total: int) -> int:
+        """What a cached last block lacks to a full one."""
+        if not total or not self._chunk(inode.ino, (total - 1) // CHUNK)[(total - 1) % CHUNK]:
+            return 0
+        return total * self.block - inode.size
+
+    # -- marks, in the caller's transaction ------------------------------------------------------
+
+    def mark(self, inode: Inode, start: int, end: int, size: int) -> None:
+        """[start, end) of a file that is not whole became valid; `size` is its size from now on."""
+        full = blocks.covered(start, end, size, self.block)
+        self._set(inode.ino, full)
+        if full:
+            low, high = full.start * self.block, full.stop * self.block
+            edges = [(start, min(low, end)), (high, end)]
+        else:
+            edges = [(start, end)]
+        for a, b in edges:
+            for number in blocks.touched(a, b, self.block):
+                first, last = blocks.bounds(number, size, self.block)
+                self._mark_part(inode.ino, number, max(a, first), min(b, last), (first, last))
+
+    def _mark_part(
+        self, ino: int, number: int, start: int, end: int, bounds: tuple[int, int]
+    ) -> None:
+        """A part of a block became valid: a span, or its bit if that completes it."""
+        if start >= end or self._chunk(ino, number // CHUNK)[number % CHUNK]:
+            return
+        where = (ino, number * self.block, (number + 1) * self.block)
+        spans = self._store.rows(_SELECT_SPANS, where)
+        merged = ranges.add(tuple(spans), start, end)
+        self._store.execute(_DELETE_SPANS, where)
+        if merged == (bounds,):
+            self._set(ino, range(number, number + 1))
+        else:
+            self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in merged])
+
+    def _set(self, ino: int, full: range) -> None:
+        for chunk, low, high in bitmap.pieces(full):
+            bits = self._chunk(ino, chunk)
+            bits[low:high] = True
+            self._put(ino, chunk, bits.tobytes())
+        if full:
+            self._store.execute(
+                _DELETE_SPANS,
+                (ino, full.start * self.block, full.stop * self.block),
+            )
+
+    def unmark(self, inode: Inode, start: int, end: int | None = None) -> None:
+        """Nothing in [start, end) is valid any more (to the end of the file where end is None).
+
+        A block of which a part stays valid keeps that part as a span.
+        """
+        self._split(inode)
+        ino, stop = inode.ino, max(inode.size, start) if end is None else end
+        kept: list[tuple[int, int]] = []
+        for edge in {start // self.block, (stop - 1) // self.block} if stop > start else set():
+            first, last = blocks.bounds(edge, inode.size, self.block)
+            kept += ranges.subtract(self.valid(inode, first, last), start, stop)
+        for chunk, low, high in bitmap.pieces(blocks.touched(start, stop, self.block)):
+            bits = self._chunk(ino, chunk)
+            bits[low:high] = False
+            self._put(ino, chunk, bits.tobytes())
+        low, high = start - start % self.block, blocks.count(stop, self.block) * self.block
+        self._store.execute(_DELETE_SPANS, (ino, low, high))
+        self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in kept])
+
+    def shrink(self, inode: Inode, size: int) -> None:
+        """The file is about to become `size` bytes long; a block cut short stays as it was."""
+        if inode.whole:
+            return
+        keep = blocks.count(size, self.block)
+        total = blocks.count(inode.size, self.block)
+        for chunk, low, high in bitmap.pieces(range(keep, total)):
+            bits = self._chunk(inode.ino, chunk)
+            bits[low:high] = False
+            self._put(inode.ino, chunk, bits.tobytes())
+        self._store.execute("DELETE FROM span WHERE ino=? AND start>=?", (inode.ino, size))
+        self._store.execute(
+            "UPDATE span SET end=min(end, ?) WHERE ino=? AND start>=? AND start<?",
+            (size, inode.ino, (keep - 1) * self.block if keep else 0, size),
+        )
+        if keep and size < keep * self.block:
+            first = (keep - 1) * self.block
+            if self._store.execute(
+                "SELECT 1 FROM span WHERE ino=? AND start=? AND end=?", (inode.ino, first, size)
+            ).fetchone():  # what is left of the block is all valid
+                self._set(inode.ino, range(keep - 1, keep))
+
+    def become_whole(self, inode: Inode) -> None:
+        """Drop the map if every block is cached; which of them are fresh stays known."""
+        if inode.whole or self.cached_blocks(inode)[0] < blocks.count(inode.size, self.block):
+            return
+        self._drop_map(inode.ino)
+        self._store.save(inode, whole=True)
+
+    def forget(self, inode: Inode) -> None:
+        """Nothing is known any more: the file is empty, or gone."""
+        self._drop_map(inode.ino)
+        self._store.execute("DELETE FROM fresh WHERE ino=?", (inode.ino,))
+
+    def _drop_map(self, ino: int) -> None:
+        for table in ("blockmap", "span"):
+            self._store.execute(f"DELETE FROM {table} WHERE ino=?", (ino,))
+
+    def _split(self, inode: Inode) -> None:
+        """Give a whole file a map of its own."""
+        if not inode.whole:
+            return
+        self._store.save(inode, whole=False)
+        self._set(inode.ino, range(blocks.count(inode.size, self.block)))
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _chunk(self, ino: int, chunk: int) -> bitarray:
+        row = self._store.execute(
+            "SELECT bits FROM blockmap WHERE ino=? AND chunk=?", (ino, chunk)
+        ).fetchone()
+        return bitmap.load(row and row[0])
+
+    def _put(self, ino: int, chunk: int, bits: bytes) -> None:
+        self._store.execute("INSERT OR REPLACE INTO blockmap VALUES (?,?,?)", (ino, chunk, bits))

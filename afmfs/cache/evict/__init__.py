@@ -1,0 +1,1 @@
+"""Freeing what home has as well, so that there is room."""

@@ -1,0 +1,1 @@
+"""Resync, failover and recovery as the cache asks for them."""

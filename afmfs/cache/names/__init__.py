@@ -1,0 +1,1 @@
+"""Directories, links and extended attributes."""

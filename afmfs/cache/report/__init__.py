@@ -1,0 +1,1 @@
+"""What the fileset says of itself."""

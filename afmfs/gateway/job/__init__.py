@@ -1,0 +1,1 @@
+"""Resync, failover and recovery: the priority queue, from its planning to its end."""

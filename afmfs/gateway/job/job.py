@@ -1,0 +1,204 @@
+"""The driver of a resync, a failover or a recovery: phase after phase, step after step.
+
+    collecting what a recovery is about is noted (planning.py)
+    settling   pending changes of names, up to the job's bound, are settled (settling.py)
+    seeking    what lost entries have moved is brought to its place (strays.py)
+    planning   the priority queue is written: a row for each object (planning.py)
+    pushing    the rows are executed (draining.py)
+    waiting    only rows that home refuses for now are left; the normal queue goes on meanwhile
+
+After the last row every pending entry up to the bound counts as executed: its change is at home
+with the object that it changed. A step may be interrupted anywhere; the next one goes on from what
+is durable.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+from afmfs.gateway.home.home import SCRATCH, Home
+from afmfs.gateway.job.draining import Draining
+from afmfs.gateway.job.intents import Intents
+from afmfs.gateway.job.planning import Planning
+from afmfs.gateway.job.priority import (
+    COLLECTING,
+    DONE,
+    PLANNING,
+    PUSHING,
+    SEEKING,
+    SETTLING,
+    WAITING,
+    Priority,
+)  # fmt: skip
+from afmfs.gateway.job.reconcile import BESIDE
+from afmfs.gateway.job.settling import Settling
+from afmfs.gateway.job.strays import Strays
+from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.backoff import is_early
+from afmfs.gateway.replay.steps import NoPoint, Steps
+from afmfs.gateway.state.journal import Outcome
+from afmfs.gateway.threads import Threads
+from afmfs.gateway.trash.book import TrashBook
+from afmfs.model.entry import DATA_OPS
+from afmfs.model.resync import Job
+
+_SHOWN = {COLLECTING: PLANNING, SEEKING: SETTLING}
+
+PAGE = 4096
+TOLD_S = 0.25
+NO_POINT_S = 1.0
+"""Between two attempts where the cache's disk can't be synced."""
+
+FORGIVING = "forgiving"
+"""Where the journal keeps the last entry that was queued while a job ran."""
+
+
+class Jobs:
+    """Called by the replay's thread, but for `take` and `taken`."""
+
+    def __init__(self, steps: Steps, priority: Priority, book: TrashBook, threads: Threads) -> None:
+        self._steps, self._priority = steps, priority
+        self._intents = Intents(steps.journal, book)
+        self._settling = Settling(steps, self._intents)
+        self._planning = Planning(steps, priority, book)
+        self._strays = Strays(steps, self._intents)
+        self._draining = Draining(steps, priority, book, self._intents, threads)
+        self._told = 0.0
+
+    # -- messages, from any thread ---------------------------------------------------------------
+
+    def take(self, record: dict[str, Any]) -> None:
+        """Begin a job, or go on with it; durable on return."""
+        if not self._priority.is_known(int(record["id"])):
+            self._priority.begin(record)
+            self._settling.begin()
+            self._draining.begin()
+        job = self._priority.job
+        self._steps.progress.doubt_through = job.doubt if job is not None else 0
+        self.tell(now=True)
+
+    def taken(self, job: int) -> None:
+        """The mount process knows that it is done."""
+        if self._priority.is_known(job):
+            self._priority.end(job)
+            self._steps.progress.doubt_through = 0
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether the normal queue has to stand still."""
+        return self._priority.active
+
+    @property
+    def begun(self) -> int:
+        """The last entry of which home may have seen something by the job, or 0."""
+        job = self._priority.job
+        return 0 if job is None else job.bound
+
+    def step(self) -> bool:
+        """Do something of the job; False if there is nothing to do now. HomeAway: it is done
+        again."""
+        priority = self._priority
+        job = priority.job
+        if job is None or priority.phase == DONE:
+            return False
+        if priority.phase == WAITING and is_early(priority.next_try() or 0, time.time_ns()):
+            return False
+        try:
+            self._step(job)
+        except NoPoint:
+            time.sleep(NO_POINT_S)
+        self.tell()
+        return True
+
+    def _step(self, job: Job) -> None:
+        priority = self._priority
+        if priority.phase == COLLECTING:
+            self._planning.collect(job)
+            self._enter(SETTLING)
+        elif priority.phase == SETTLING:
+            if not self._settling.step(job):
+                self._enter(SEEKING if job.missing else PLANNING)
+        elif priority.phase == SEEKING:
+            self._strays.bring_all(job)
+            self._enter(PLANNING)
+        elif priority.phase == PLANNING:
+            if not self._planning.step(job):
+                self._enter(PUSHING)
+        elif not self._draining.step(job):
+            self._finish(job)
+
+    def _enter(self, phase: str) -> None:
+        self._priority.enter(phase)
+        self.tell(now=True)
+
+    def _finish(self, job: Job) -> None:
+        """Every entry up to the bound is at home, but what home refuses."""
+        priority, steps = self._priority, self._steps
+        self._execute_entries(job)
+        if priority.left:
+            self._enter(WAITING)
+            return
+        with steps.contact.opened() as (connection, home):
+            if self._intents.any(job):
+                priority.figures["aside"] = self._intents.settle(home, job)
+            sweep(home)
+            connection.check(home)
+        # What was removed here while the job ran may never have come to home.
+        steps.journal.put(FORGIVING, steps.view.last_entry())
+        self._enter(DONE)
+
+    def _execute_entries(self, job: Job) -> None:
+        steps, refused, after = self._steps, self._priority.waiting_inos(), 0
+        while page := [e for e in steps.view.page(after, PAGE) if e.id <= job.bound]:
+            after = page[-1].id
+            held = steps.journal.requeued()
+            steps.land(
+                [
+                    Outcome(e.id, e.ino)
+                    for e in page
+                    if not steps.progress.executed(e.id)
+                    and e.ino not in refused
+                    and (e.op in DATA_OPS or e.id not in held)
+                ]
+            )
+
+    # -- what is said ----------------------------------------------------------------------------
+
+    def tell(self, *, now: bool = False) -> None:
+        """How far it is, a few times a second at most."""
+        priority = self._priority
+        if priority.job is None or (not now and time.monotonic() - self._told < TOLD_S):
+            return
+        self._told = time.monotonic()
+        figures = priority.figures
+        message: Message = {
+            "type": "progress",
+            "id": priority.job.id,
+            "phase": _SHOWN.get(priority.phase, priority.phase),
+            "left": priority.left,
+            "total": figures["total"],
+            "bytes_left": priority.bytes_left,
+            "bytes_total": figures["bytes_total"],
+            "requeued": priority.requeued,
+            "num_exec": self._steps.executed,
+        }
+        if priority.phase == DONE:
+            message["summary"] = {key: n for key, n in figures.items() if key != "total"}
+        self._steps.send(message)
+
+
+def sweep(home: Home) -> None:
+    """Remove what jobs wrote beside and do not need any more. What can't be removed stays."""
+    with suppress(OSError):
+        fd = home.open_directory(SCRATCH)
+        try:
+            for name in map(os.fsencode, os.listdir(fd)):
+                if name.startswith(BESIDE):
+                    os.unlink(name, dir_fd=fd)
+        finally:
+            os.close(fd)

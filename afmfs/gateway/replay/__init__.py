@@ -1,0 +1,1 @@
+"""The queue to home: batch after batch."""

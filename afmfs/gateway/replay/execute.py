@@ -1,0 +1,205 @@
+"""Executing one batch at an open home: names, then content, then the directories' times.
+
+What was done is kept in `Progress` action by action, for the fetches that run beside it. Nothing is
+recorded here and home is not synced: a batch counts as executed only when its caller has seen that
+all of it, the sync included, lay within one connection.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TypeVar
+
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unrepresentable
+from afmfs.gateway.replay.naming import Namer
+from afmfs.gateway.replay.pushing import Pusher
+from afmfs.gateway.replay.work import Contradicted, Done, Failed, Work
+from afmfs.gateway.threads import Threads
+from afmfs.model.action import Action, Batch, Make, NameAction, Push
+from afmfs.model.entry import ROOT, UNLINKED
+from afmfs.model.order import dependents, levels
+
+_A = TypeVar("_A", Push, NameAction)
+
+log = logging.getLogger(__name__)
+
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOENT})
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a batch's actions. What is in none of them was not begun."""
+
+    done: list[tuple[Action, Done]] = field(default_factory=list)
+    failed: list[tuple[Action, Failed]] = field(default_factory=list)
+    inconsistent: Inconsistent | None = None
+    broken: Action | None = None  # the action that met the inconsistency, if it had begun
+
+
+class Execution:
+    def __init__(self, work: Work, threads: Threads) -> None:
+        self.work, self.threads = work, threads
+        self.result = Result()
+        self._pusher = Pusher(work)
+        self._namer = Namer(work, self._pusher)
+        self._names: Sequence[NameAction] = ()
+        self._skipped: frozenset[int] = (
+            frozenset()
+        )  # first ids of actions that depend on failed ones
+        self._lock = threading.Lock()
+        self._away: HomeAway | None = None
+
+    def check(self, batch: Batch) -> None:
+        """Inconsistent unless home's files are the versions that are known (stamp-before-mark)."""
+        for push in batch.pushes:
+            if stat.S_ISREG(push.kind):
+                try:
+                    self._pusher.check(push)
+                except Inconsistent:
+                    if self.work.never_held(push) is None:
+                        raise
+                except (MayEnd, Unrepresentable):
+                    pass  # the push itself will meet it, before it writes
+                self.work.pulse()
+
+    def run(self, batch: Batch) -> Result:
+        """Execute what can be executed. HomeAway: all of it is in doubt."""
+        work, self._names = self.work, batch.names
+        work.rows = work.view.rows(
+            [a.ino for a in batch.names if isinstance(a, Make)] + [a.ino for a in batch.pushes]
+        )
+        if self.threads.worthwhile:
+            for level in levels(batch.names):
+                self._run_all(self._namer.execute, level)
+        else:
+            self._run_all(self._namer.execute, batch.names)
+        self._run_all(self._pusher.execute, batch.pushes)
+        Directories(work).finish()
+        return self.result
+
+    def _run_all(self, execute: Callable[[_A], Done], actions: Sequence[_A]) -> None:
+        self.threads.run(lambda action: self._one(execute, action), actions)
+        if self._away is not None:
+            raise self._away
+
+    def _one(self, execute: Callable[[_A], Done], action: _A) -> None:
+        result = self.result
+        if result.inconsistent is not None or self._away or action.ids[0] in self._skipped:
+            return
+        start = perf_counter()
+        try:
+            try:
+                done = execute(action)
+            except (MayEnd, Failed) as exc:
+                if not Directories(self.work).open_up(action, exc):
+                    raise
+                done = execute(action)
+        except Failed as failed:
+            self._fail(action, failed)
+        except MayEnd as trouble:
+            self._fail(action, Failed(trouble, self.work.doubt))
+        except Unrepresentable as trouble:
+            result.done.append((action, self.work.finish(action, Done(None, trouble.errno))))
+        except Inconsistent as trouble:
+            self._contradict(action, Contradicted(trouble, partial=False))
+        except Contradicted as contradicted:
+            self._contradict(action, contradicted)
+        except HomeAway as trouble:
+            self._away = trouble
+        except OSError as exc:
+            log.exception("%s: unexpected", action)
+            reason = MayEnd(exc.errno or errno.EIO, f"unexpected: {exc}")
+            self._fail(action, Failed(reason, partial=True))
+        else:
+            result.done.append((action, done))
+            self.threads.observe(perf_counter() - start)
+        self.work.pulse()
+
+    def _fail(self, action: NameAction | Push, failed: Failed) -> None:
+        if not failed.partial and self._never_held(action):
+            return
+        with self._lock:
+            self.result.failed.append((action, failed))
+            ids = {i for a, _ in self.result.failed for i in a.ids}
+            waiting = dependents(self._names, ids)
+            self._skipped = frozenset(a.ids[0] for a in waiting)
+
+    def _contradict(self, action: NameAction | Push, contradicted: Contradicted) -> None:
+        if self._never_held(action):
+            return
+        with self._lock:
+            if self.result.inconsistent is None:
+                self.result.inconsistent = contradicted.trouble
+                self.result.broken = action if contradicted.partial else None
+
+    def _never_held(self, action: NameAction | Push) -> bool:
+        """Whether home could never hold what the action is about: no wonder that it isn't there."""
+        code = self.work.never_held(action)
+        if code is not None:
+            self.result.done.append((action, self.work.finish(action, Done(None, code))))
+        return code is not None
+
+
+class Directories:
+    """What is done to directories after what is in them."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def finish(self) -> None:
+        """Times (and modes that were lifted) of the directories in which names changed.
+
+        Nothing depends on it: a directory that isn't there any more, or that home does not let us
+        give its times, is left. HomeAway alone is raised.
+        """
+        work = self.work
+        rows = work.view.rows(work.touched - {UNLINKED})
+        for ino in sorted(work.touched):
+            row, path = rows.get(ino), work.locator.directory(ino)
+            if row is None or path is None:
+                continue
+            try:
+                if ino == ROOT:
+                    work.home.set_times(work.home.readable, row.atime, row.mtime)
+                else:
+                    dirfd = work.home.directory(path[:-1])
+                    if ino in work.opened_up:
+                        work.home.set_attributes_at(dirfd, path[-1], row.mode, row.uid, row.gid)
+                    work.home.set_times_at(dirfd, path[-1], row.atime, row.mtime)
+                if work.sync_files:
+                    work.home.sync_directory(path)
+            except OSError as exc:
+                trouble = work.trouble_of_directory(exc, path)
+                if isinstance(trouble, HomeAway):
+                    raise trouble from exc
+
+    def open_up(self, action: NameAction | Push, failure: MayEnd | Failed) -> bool:
+        """Make directories of ours writable for us, until their times are set; False if that does
+        not help. root needs no permission."""
+        trouble = failure.trouble if isinstance(failure, Failed) else failure
+        if trouble.errno != errno.EACCES or os.geteuid() == 0 or isinstance(action, Push):
+            return False
+        opened = False
+        for parent in {place[0] for place in action.places}:
+            path = self.work.locator.directory(parent)
+            if path is None or not path or parent in self.work.opened_up:
+                continue
+            try:
+                dirfd = self.work.home.directory(path[:-1])
+                st = self.work.home.lstat(dirfd, path[-1])
+                if st.st_uid == os.geteuid() and stat.S_ISDIR(st.st_mode):
+                    mode = st.st_mode | stat.S_IRWXU
+                    self.work.home.set_attributes_at(dirfd, path[-1], mode, st.st_uid, st.st_gid)
+                    self.work.opened_up.add(parent)
+                    self.work.touched.add(parent)
+                    opened = True
+            except OSError:
+                continue  # the failure stands
+        return opened

@@ -1,0 +1,53 @@
+"""What the phases of a job share: the gateway's parts, and how outcomes are landed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from afmfs.gateway.home.contact import Contact
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.work import Work
+from afmfs.gateway.state.journal import Journal, Outcome, Requeued
+from afmfs.gateway.state.progress import Progress
+from afmfs.gateway.state.view import View
+
+
+class NoPoint(Exception):
+    """The cache's disk can't be synced: nothing can be done at home now."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Steps:
+    view: View
+    journal: Journal
+    progress: Progress
+    contact: Contact
+    send: Callable[[Message], None]
+    work: Callable[[Home], Work]  # what looking at home, and working at it, needs
+    make_point: Callable[[], bool]
+    sync: Callable[[Home], None]  # home's stable storage has all that was done
+    executed: int = 0  # entries and rows of the priority queue, since the start
+
+    def point(self) -> None:
+        """Make a durable point. NoPoint if none can be made."""
+        if not self.make_point():
+            raise NoPoint
+
+    def land(self, outcomes: Sequence[Outcome], requeued: Sequence[Requeued] = ()) -> None:
+        """Record what became of entries of the queue; durable on return."""
+        if not outcomes and not requeued:
+            return
+        self.journal.land(outcomes, requeued)
+        ids = [outcome.id for outcome in outcomes]
+        self.progress.recorded(ids)
+        self.progress.unmark(ids)
+        self.executed += len(ids)
+        if outcomes:
+            self.say_outcomes()
+
+    def say_outcomes(self) -> None:
+        """The mount process may take over what is recorded."""
+        seq = self.journal.seq
+        self.send({"type": "outcomes", "seq": seq, "num_exec": self.executed})

@@ -1,0 +1,158 @@
+"""Which entries are executed next.
+
+What is in doubt comes first, by itself and batch by batch, as it was taken off. Then the queue in
+its order: what is ripe and does not depend on anything that has to wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from afmfs.gateway.replay.backoff import is_early
+from afmfs.gateway.state.journal import Journal, Requeued
+from afmfs.gateway.state.progress import Progress
+from afmfs.gateway.state.view import View
+from afmfs.model.action import Batch
+from afmfs.model.coalesce import plan
+from afmfs.model.entry import Entry, Op
+from afmfs.model.order import split_held
+
+ENTRIES = 8192
+"""Entries of a window; fewer where the journal has little room."""
+
+LEAST = 64
+"""Entries of the shortest window."""
+
+BYTES = 256 << 20
+"""Bytes that a window's writes cover, about: what is lost to a connection that breaks."""
+
+_NS = 10**9
+
+
+class Pick(NamedTuple):
+    batch: Batch
+    entries: dict[int, Entry]
+    doubt: bool
+
+
+class Waiting(NamedTuple):
+    """Nothing can be executed now."""
+
+    next_ns: int | None  # wall clock when there may be something; None: not by waiting
+    in_doubt: int  # entries whose execution is in doubt
+
+
+class Window:
+    """Used by the replay's thread only."""
+
+    def __init__(
+        self, view: View, journal: Journal, progress: Progress, async_delay_s: float
+    ) -> None:
+        self._view, self._journal, self._progress = view, journal, progress
+        self._delay_ns = int(async_delay_s * _NS)
+        self._start = 0  # entries up to here are executed
+        self._last: tuple[int, tuple[int, ...]] | None = None  # see _go_on
+        self._most = max(LEAST, min(ENTRIES, journal.most_at_once))
+        self._limit = self._most
+        self.flush_through = 0  # entries up to here are ripe whatever their age
+        # Inodes that a job has not brought home yet, as home refuses them for now.
+        self.waiting_inos: Callable[[], frozenset[int]] = frozenset
+
+    def rewind(self) -> None:
+        """Entries that counted as executed are in doubt."""
+        self._start, self._last = 0, None
+
+    def _go_on(self) -> None:
+        """Start behind the last window, if all of it is executed, without reading it again."""
+        if self._last is not None and all(map(self._progress.executed, self._last[1])):
+            self._start = self._last[0]
+        self._last = None
+
+    def pick(self, now_ns: int) -> Pick | Waiting:
+        requeued = self._journal.requeued()
+        late = {i: r for i, r in requeued.items() if is_early(r.next_try_ns, now_ns)}
+        # Each batch in doubt by itself, as it was cut (doubt-cut): merged, it might do harm.
+        executed = self._progress.executed  # and not recorded yet: in flight, and in no doubt
+        flights = [[i for i in ids if not executed(i)] for ids in self._journal.flights().values()]
+        for ids in flights:
+            found = self._in_doubt(ids, late) if ids else None
+            if found is not None:
+                return found
+        in_flight = [i for ids in flights for i in ids]
+        self._go_on()
+        blocked = late.keys() | set(in_flight)
+        ready, next_ns = self._ripe(blocked, now_ns)
+        if ready:
+            pick = _pick(ready, doubt=False)
+            if not blocked and len(pick.entries) == len(ready):
+                self._last = ready[-1].id, pick.batch.ids
+            # Where batches are cut short, reading and planning a long window each time is waste.
+            self._limit = min(self._most, max(LEAST, 2 * len(pick.entries)))
+            return pick
+        tries = [r.next_try_ns for r in late.values()]
+        if next_ns is not None:
+            tries.append(next_ns)
+        return Waiting(min(tries, default=None), len(in_flight))
+
+    def _in_doubt(self, ids: list[int], late: dict[int, Requeued]) -> Pick | None:
+        """What can be settled of one batch that was broken off."""
+        entries = self._view.entries(ids)
+        lost = set(ids) - {e.id for e in entries}
+        if lost:
+            self._journal.never_executed(lost)
+            self._progress.unmark(lost)
+        ready, _ = split_held(entries, late.keys())
+        return _pick(ready, doubt=True) if ready else None
+
+    def _ripe(self, blocked: set[int], now_ns: int) -> tuple[list[Entry], int | None]:
+        """The next entries to execute, and else when the first of them will be ripe."""
+        seen: list[Entry] = []  # not executed, in order; what waits included
+        ready: list[Entry] = []
+        after: int | None = self._start
+        waiting = self.waiting_inos()
+        while after is not None and len(ready) < self._limit:
+            todo, last = self._page(after)
+            if not seen:
+                self._start = todo[0].id - 1 if todo else last or after
+            after = last
+            seen += todo
+            if waiting:
+                blocked |= {e.id for e in todo if e.ino in waiting or e.ino2 in waiting}
+            ready = split_held(seen, blocked)[0] if blocked else seen
+            if ready and not self._is_ripe(ready[-1], now_ns):
+                break
+        return self._cut(ready, now_ns)
+
+    def _page(self, after: int) -> tuple[list[Entry], int | None]:
+        """What is not executed of the next rows of the queue, and the number to go on after (None
+        at the end). Read while no outcome was forgotten: a row that was retired and forgotten
+        since would look as if it were still to do."""
+        while True:
+            before = self._progress.forgotten()
+            page = self._view.page(after, self._limit)
+            todo = [e for e in page if not self._progress.executed(e.id)]
+            if self._progress.forgotten() == before:
+                return todo, page[-1].id if len(page) == self._limit else None
+
+    def _is_ripe(self, entry: Entry, now_ns: int) -> bool:
+        age = now_ns - entry.queued_ns
+        # One from the future was queued before the clock was set back.
+        return age >= self._delay_ns or age < 0 or entry.id <= self.flush_through
+
+    def _cut(self, ready: list[Entry], now_ns: int) -> tuple[list[Entry], int | None]:
+        total = 0
+        for n, entry in enumerate(ready):
+            if entry.id > self.flush_through and not self._is_ripe(entry, now_ns):
+                return ready[:n], entry.queued_ns + self._delay_ns
+            if entry.op == Op.WRITE:
+                total += entry.end - entry.start
+            if n + 1 == self._limit or total >= BYTES:
+                return ready[: n + 1], None
+        return ready, None
+
+
+def _pick(entries: list[Entry], *, doubt: bool) -> Pick:
+    batch = plan(entries)
+    ids = set(batch.ids)
+    return Pick(batch, {e.id: e for e in entries if e.id in ids}, doubt)

@@ -1,0 +1,1 @@
+"""Long answers that change nothing: verify, dry runs, trash lists."""

@@ -1,0 +1,1 @@
+"""What was moved aside at home: its book, and the ways back."""
