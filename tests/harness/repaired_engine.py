@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import trio
 
-from afmfs.cache import fileset as fileset_module
+from afmfs.cache import life
 from afmfs.cache.home import link
 from afmfs.errors import Refused
 from afmfs.gateway import gateway
@@ -52,7 +52,7 @@ def hurried() -> Iterator[None]:
         patch.setattr(replay, "BREAKS_S", (0.0, 0.01))
         patch.setattr(link, "RESTART_S", (0.0,))
         patch.setattr(gateway, "TICK_S", 0.05)
-        patch.setattr(fileset_module, "LATER_MOUNT_S", 0.3)
+        patch.setattr(life, "LATER_MOUNT_S", 0.3)
         yield
 
 
