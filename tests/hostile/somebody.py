@@ -33,7 +33,6 @@ def become(uid: int, gid: int, groups: list[int]) -> None:
 def prepare(root: str) -> None:
     """What there is before they come: root's and other users' things."""
     os.chmod(root, 0o755)
-    os.umask(0)
     for name, mode, owner, group in (
         ("open", 0o777, 0, 0), ("closed", 0o700, 0, 0), ("listed", 0o744, 0, 0),
         ("passed", 0o711, 0, 0), ("sticky", 0o1777, 0, 0), ("grouped", 0o2775, 0, OURS),

@@ -79,7 +79,7 @@ def test_home_goes_and_comes_and_each_is_told_once(
         take_away(home)
         (mount.point / "f").write_text("x")
         mount.afmctl("flushPending")  # has home looked for
-        told("afmFilesetUnmounted", f"{home}: No such file or directory")
+        told("afmFilesetUnmounted", f"{home}: No such file or directory; mount home there again")
         bring_back(home)
         told("afmHomeConnected", "")
         mount.flush()

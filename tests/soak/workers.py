@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import random
 import sqlite3
 import statistics
@@ -21,7 +20,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.crash.writer import Broken, Model, Writer
+from tests.crash.promised import Tree
+from tests.crash.writer import Broken, Writer
 
 BOOKS = 120
 """Files of the library, which readers read and nobody writes."""
@@ -63,34 +63,34 @@ class Scribe(Writer):
 
     def __init__(self, directory: Path, control: Path, seed: int) -> None:
         super().__init__(directory, control, seed)
+        self.compared = self.epoch()  # nothing is killed
         self.clock = Clock()
 
-    def step(self, what: str, gone: list[str], made: Model, call: Callable[[], object]) -> None:
+    def step(
+        self, what: str, after: Tree, call: Callable[[], object], *, synced: bool = False
+    ) -> bool:
+        """A sync is as fast as the disk: not one of those that must be quick."""
+        kind = "fsync" if synced else what.split()[0]
+
         def timed() -> None:
-            with self.clock.timed(what.split()[0]):
+            with self.clock.timed(kind):
                 call()
 
-        super().step(what, gone, made, timed)
+        done = super().step(what, after, timed, synced=synced)
         time.sleep(self.dice.uniform(0, THINKING))
+        return done
 
-    def read(self) -> None:
+    def expect(self, path: str, call: Callable[[], bytes], wanted: bytes) -> None:
         with self.clock.timed("read"):
-            super().read()
+            super().expect(path, call, wanted)
 
-    def fsync(self) -> None:
-        """As fast as the disk is: not one of the operations that must be quick."""
-        if path := self.some_file():
-            with open(self.place(path), "rb") as file, self.clock.timed("fsync"):
-                os.fsync(file.fileno())
+    def evict(self) -> None:
+        """What is read here is cached."""
 
-    def run(self) -> None:
-        while not (self.control / "stop").exists():
-            for _ in range(20):
-                self.dice.choice([self.create, self.overwrite, self.append, self.truncate])()
-                self.dice.choice([self.mkdir, self.rename, self.read, self.read])()
-                while len(self.files()) > 25:
-                    self.remove()
-            self.fsync()
+    def link(self) -> None:
+        """Nothing that sshfs can't do, or forgets when its server comes back."""
+
+    fifo = exchange = chown = work_unlinked = link
 
     def result(self) -> dict[str, object]:
         return super().result() | self.clock.result()

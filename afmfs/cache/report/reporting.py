@@ -25,7 +25,7 @@ from afmfs.cache.report.write_stats import with_write_stats
 from afmfs.cache.store.store import connect_read_only
 from afmfs.errors import is_damage
 from afmfs.model.quota import UNLIMITED
-from afmfs.model.states import Facts, is_trouble, reason, shown, stop_reason
+from afmfs.model.states import Facts, Link, is_trouble, reason, shown, stop_reason
 
 if TYPE_CHECKING:
     from afmfs.cache.content.validity import Validity
@@ -54,7 +54,8 @@ class Reporting(Hearing):
         return Facts(
             stopped=self.stopped,
             stop_reason=self.harm.text or stop_reason(self._store.get),
-            planning=self.jobs.planning,
+            # Without home none is being written, however far one had come.
+            planning="" if home.link in (Link.UNMOUNTED, Link.DISCONNECTED) else self.jobs.planning,
             link=home.link,
             link_reason="; ".join(filter(None, (home.reason, home.hint))),
             # What contradicts home is not settled by waiting, but by a job.

@@ -267,7 +267,7 @@ class Replay:
         # Clocks are set: what is ripe by the wall clock is looked at again after a while.
         with self._changed:
             if not (self._awake or self._ending):
-                self._changed.wait(60.0 if seconds is None else min(seconds, 60.0))
+                self._changed.wait(60.0 if seconds is None else min(seconds, 10.0))
 
     def _say(self, exc: Exception) -> None:
         """Once for each trouble: it is met again and again as long as it lasts."""
