@@ -139,6 +139,7 @@ def check_partial(mount: Mount, home: Path, name: str) -> None:
     assert any(set(block) != {0} for block in blocks), f"{name}: no cached block came to home"
 
 
+@pytest.mark.long
 @pytest.mark.mounted
 def test_a_resync_survives_kills_and_writes_little_twice(make_mount: MakeMount, home: Path) -> None:
     seed = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)

@@ -11,6 +11,7 @@ from tests.soak.gauges import MIB, Gauge, growth, is_flat
 from tests.soak.soak import Soak, crew
 
 
+@pytest.mark.long
 @pytest.mark.mounted
 @pytest.mark.remote
 def test_a_short_soak(tmp_path: Path) -> None:

@@ -38,6 +38,13 @@ PROMISES = readme_rows()
 
 troubles = pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: trouble.name)
 
+OFTEN = ("away", "hung", "full")
+leaving = pytest.mark.parametrize(
+    "trouble",
+    [pytest.param(t, marks=() if t.name in OFTEN else pytest.mark.long) for t in TROUBLES],
+    ids=lambda trouble: trouble.name,
+)
+
 
 def test_the_readme_has_a_row_for_each() -> None:
     assert list(PROMISES) == [trouble.name for trouble in TROUBLES]
@@ -97,7 +104,7 @@ def test_work_goes_on_and_the_way_out_brings_it_home(
     ends_well(trouble, home, mount)
 
 
-@troubles
+@leaving
 def test_umount_ends_in_time_and_the_next_mount_goes_on(
     trouble: Trouble, home: Home, mount: Mount
 ) -> None:
