@@ -150,8 +150,8 @@ class Room:
     async def retry(
         self, call: Callable[[], Awaitable[T]], need: int = 0, *, patient: bool = False
     ) -> T:
-        """Do again what has failed for want of room, as long as room can be made. And once more when
-        it can't: some may have come by itself meanwhile, as from a log that began anew."""
+        """Do again what has failed for want of room, as long as room can be made; once more when it
+        can't: some may have come by itself meanwhile, as from a log that began anew."""
         more = True
         while more:
             more = await self.make(need, patient=patient)
