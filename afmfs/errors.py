@@ -7,6 +7,8 @@ AfmError            carries the errno that a write to ``.afm/control`` answers
 ├── Refused         a mount or a command is refused; says why, and the way out
 ├── UnknownCommand  no such command, or malformed words (EINVAL)
 └── Damaged         the cache's own data contradicts itself
+
+BadRow is an error of SQLite's, and is met wherever these are.
 """
 
 from __future__ import annotations
@@ -36,6 +38,14 @@ class UnknownCommand(AfmError):
     """The words make no command."""
 
     errno = errno.EINVAL
+
+
+class BadRow(sqlite3.DatabaseError):
+    """SQLite takes a page of cache.db for sound, and what it reads there is not what was written:
+    as good as a page that it can't read."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    sqlite_errorname = "SQLITE_CORRUPT"
 
 
 class Damaged(AfmError):

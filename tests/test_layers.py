@@ -21,7 +21,7 @@ ONLY_IN = {"pyfuse3": ("mount",), "trio": ("afmfs.cache", "mount")}
 
 PURE = {"bisect", "collections", "dataclasses", "difflib", "enum", "errno", "functools"}
 PURE |= {"heapq", "itertools", "math", "operator", "re", "stat", "struct", "typing"}
-PURE |= {"__future__", "bitarray", "afmfs"}
+PURE |= {"__future__", "bitarray", "afmfs", "zlib"}
 """What the model may import: nothing that does I/O, has a clock or logs."""
 
 PURE_NAMES = {"os.fsencode", "os.fsdecode", "pathlib.Path", "urllib.parse.unquote_to_bytes"}

@@ -37,6 +37,16 @@ from afmfs.model.resync import Kind
 from afmfs.model.states import Facts, is_trouble, reason, shown, stop_reason
 
 
+class _Asked:
+    """What a part of the mount process asks of its `Store` to answer a question."""
+
+    def __init__(self, cache: sqlite3.Connection) -> None:
+        self.execute = cache.execute
+
+    def met(self, exc: sqlite3.DatabaseError) -> Exception:
+        return exc
+
+
 class OfflineCache:
     """A cache directory, open for reading."""
 
@@ -132,7 +142,7 @@ class OfflineCache:
                 f"SELECT {INODE_COLUMNS} FROM inode WHERE ino=?", (ino,)
             ).fetchone()
         )
-        store = cast(Store, self._cache)  # it is asked for nothing but `execute` here
+        store = cast(Store, _Asked(self._cache))
         validity = Validity(store, int(self._settings["block_size"]))
         return cached_report(
             inode,

@@ -27,6 +27,7 @@ from afmfs.cache.store.schema import SCHEMA, VERSION
 from afmfs.errors import AfmError
 from afmfs.gateway.state.journal import Journal
 from afmfs.model.entry import ROOT, Op
+from afmfs.model.row_sum import row_sum
 from tests.admin.fake import FakeFileset
 
 
@@ -279,7 +280,8 @@ def cache(tmp_path: Path, access: FakeAccess) -> Path:
     )
     database.execute("UPDATE inode SET listed = 2, retired = 0, changed = 5 * (ino = 17)")
     database.executemany("INSERT INTO dentry VALUES (1, ?, ?, ?)", [(1, b"a", 16), (2, b"b", 17)])
-    database.execute("INSERT INTO blockmap VALUES (16, 0, ?)", (bytes([4]) + bytes(1023),))
+    bits = bytes([4]) + bytes(1023)
+    database.execute("INSERT INTO blockmap VALUES (16, 0, ?, ?)", (bits, row_sum(16, 0, bits)))
     database.execute(
         'INSERT INTO queue (id, op, ino, kind, start, "end", queued_ns)'
         f" VALUES (5, {Op.WRITE:d}, 17, {stat.S_IFREG}, 0, 5, 0)"

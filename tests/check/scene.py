@@ -17,6 +17,7 @@ from typing import Any
 
 from afmfs.cache.check.run import Mending
 from afmfs.cache.content.blobs import blob_name
+from afmfs.cache.store.store import with_row_sum
 from afmfs.model.findings import Finding, Tally
 from tests.harness.checking import findings
 from tests.harness.engine import Engine, ThreadGateway
@@ -103,7 +104,7 @@ class Scene:
     def tables(self) -> Iterator[sqlite3.Connection]:
         """cache.db, to be harmed."""
         with closing(sqlite3.connect(self.cache / "cache.db")) as db:
-            db.text_factory = os.fsdecode
+            with_row_sum(db).text_factory = os.fsdecode
             with db:
                 yield db
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")

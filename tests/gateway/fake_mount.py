@@ -19,6 +19,7 @@ from afmfs.cache.store.schema import ENTRY_COLUMNS, SCHEMA
 from afmfs.gateway.gateway import Gateway
 from afmfs.gateway.protocol import Message
 from afmfs.model.entry import FIRST_INO, LAST, ROOT, UNLINKED, Op
+from afmfs.model.row_sum import row_sum
 
 BLOCK = 4096
 T0 = 1_600_000_000_123_456_789
@@ -145,7 +146,8 @@ class FakeMount:
 
     def mark(self, ino: int, start: int, end: int) -> None:
         """Valid bytes of a file that is not whole, as a span."""
-        self.db.execute("INSERT OR REPLACE INTO span VALUES (?,?,?)", (ino, start, end))
+        row = (ino, start, end, row_sum(ino, start, end))
+        self.db.execute("INSERT OR REPLACE INTO span VALUES (?,?,?,?)", row)
 
     def truncate(self, ino: int, size: int) -> int:
         if self.get(ino, "gen"):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from afmfs.gateway.state import transfer
 from afmfs.gateway.state.view import View
+from afmfs.model.row_sum import row_sum
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
 
@@ -88,9 +89,8 @@ def test_only_what_is_valid(mount: FakeMount) -> None:
     f = mount.adopt(b"f")
     mount.update(f, size=40_000)
     mount.put(f, 0, b"c" * 40_000)
-    mount.db.execute(
-        "INSERT INTO blockmap VALUES (?,0,?)", (f, bytes([0b100]) + bytes(1023))
-    )  # block 2
+    bits = bytes([0b100]) + bytes(1023)  # block 2
+    mount.db.execute("INSERT INTO blockmap VALUES (?,0,?,?)", (f, bits, row_sum(f, 0, bits)))
     mount.mark(f, 100, 200)
     push(mount, f, target, (0, 40_000))
     got = target.read_bytes()

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 from collections import defaultdict
+from collections.abc import Collection
 from pathlib import Path
 
 from afmfs.cache.check import journal_rows
@@ -51,20 +52,14 @@ class Aftermath:
             # with it is made up for, as inodes tell of it.
             store.execute("DELETE FROM queue WHERE id <= (SELECT max(retired) FROM inode)")
         if incomplete & {"queue", "blockmap", "span"}:
-            self._keep_parts()
+            self.keep_parts()
         if incomplete & {"inode", "blockmap", "span"}:
             whole, since = "queue" not in incomplete, None
             if "inode" in incomplete:
                 since = self._last_ns
             self._disbelieve_clean(queue_is_whole=whole, aside_since_ns=since)
         if incomplete & {"blockmap", "span"}:
-            # What is pending is in the blobs: without its marks it would not be sent.
-            for ino, start, end in store.execute(
-                'SELECT ino, start, "end" FROM queue WHERE op=? ORDER BY id', (int(Op.WRITE),)
-            ).fetchall():
-                inode = store.inode(ino)
-                if inode is not None and inode.is_file and not inode.whole and inode.gen:
-                    self._validity.mark(inode, start, min(end, inode.size), inode.size)
+            self.mark_pending()
         if "fileset" in incomplete:
             self._make_up_for_settings()
         if "fresh" in incomplete:
@@ -129,11 +124,24 @@ class Aftermath:
             self.set_aside(path.parent.name, path.name)
             self._store.save(inode, gen=0)
 
-    def _keep_parts(self) -> None:
+    def mark_pending(self) -> None:
+        """What is pending is in the blobs: without its marks it would not be sent."""
+        store = self._store
+        for ino, start, end in store.execute(
+            'SELECT ino, start, "end" FROM queue WHERE op=? ORDER BY id', (int(Op.WRITE),)
+        ).fetchall():
+            inode = store.inode(ino)
+            if inode is not None and inode.is_file and not inode.whole and inode.gen:
+                self._validity.mark(inode, start, min(end, inode.size), inode.size)
+
+    def keep_parts(self, inos: Collection[int] | None = None) -> None:
         """Of a file that is partly here nobody may know any more what was written: a copy of its
-        blob is kept, before what is not known is fetched again."""
+        blob is kept, before what is not known is fetched again. `inos`: of these only."""
         rows = self._store.execute(
-            "SELECT gen FROM inode WHERE NOT whole AND gen AND changed>retired"
+            "SELECT gen FROM inode WHERE NOT whole AND gen AND (changed > retired"
+            " OR ino IN (SELECT ino FROM unrepresentable UNION SELECT ino FROM lost))"
+            " AND (?1 IS NULL OR ino IN (SELECT value FROM json_each(?1)))",
+            (None if inos is None else json.dumps([*inos]),),
         )
         for (gen,) in rows.fetchall():
             path = self._store.path.parent / "blobs" / blob_name(gen)

@@ -17,13 +17,14 @@ from typing import Any
 
 from afmfs.cache.check import databases, walk
 from afmfs.cache.check.databases import DAMAGED, Unusable, open_for_check
+from afmfs.cache.check.maps import MAP
 from afmfs.cache.check.report import finding_row, summary_row
 from afmfs.cache.check.source import Source
 from afmfs.model.findings import Finding, Tally
 
 LONGEST_REST_S = 1.0
 
-PROOFS = frozenset({DAMAGED, "missing blob", "short blob", "shared blob"})
+PROOFS = frozenset({DAMAGED, MAP, "missing blob", "short blob", "shared blob"})
 """Kinds of findings that leave no doubt, whatever the mount does meanwhile."""
 
 
@@ -73,7 +74,7 @@ class LiveCheck:
         if not all(finding.mend for finding in files):
             return
         source = Source(self._cache, db, live=True)
-        for page in chain(walk.ground(source), walk.content(source)):
+        for page in chain(walk.rows(source), walk.ground(source), walk.content(source)):
             for finding in page:
                 self._tell(finding)
             took = time.monotonic() - began
@@ -86,4 +87,4 @@ class LiveCheck:
         self._put(finding_row(finding))
         if finding.kind in PROOFS:
             where = f"{os.fsdecode(finding.path)}: " if finding.path else ""
-            self._damaged(where + finding.text, finding.kind == DAMAGED)
+            self._damaged(where + finding.text, finding.kind in (DAMAGED, MAP))

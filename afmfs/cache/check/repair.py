@@ -11,7 +11,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from afmfs.cache.check.adoption import Adoption
 from afmfs.cache.check.aftermath import Aftermath
@@ -25,8 +25,10 @@ from afmfs.cache.names.namespace import Namespace, cookie
 from afmfs.cache.report.event import insert_event
 from afmfs.cache.report.queue import Paths
 from afmfs.cache.store.inode import LISTED, UNREAD, Inode
-from afmfs.cache.store.store import Store
+from afmfs.cache.store.schema import BAD_ROWS
+from afmfs.cache.store.store import Store, with_row_sum
 from afmfs.model import blocks, ranges
+from afmfs.model.bitmap import CHUNK
 from afmfs.model.entry import ROOT, Op
 from afmfs.model.ranges import Ranges
 from afmfs.model.soundness import Map, map_ranges
@@ -35,6 +37,14 @@ from afmfs.model.soundness import Map, map_ranges
 def doing(method: Callable[..., None], *values: Any) -> Callable[[Any], None]:
     """The repair of one finding: a method of Repair, and what it is to be called with."""
     return lambda repair: method(repair, *values)
+
+
+class BadRows(NamedTuple):
+    """Rows of a file's map that are not what was written."""
+
+    ino: int | None  # None: of no file that can be named
+    places: list[tuple[str, Any]]  # chunks, and starts of spans
+    only_here: bool  # home need not have what they were of
 
 
 class Repair(Aftermath):
@@ -268,6 +278,45 @@ class Repair(Aftermath):
             self.delete(table, "ino=?", inode.ino)
         for start, end in valid:
             self._validity.mark(inode, start, end, inode.size)
+
+    def drop_map_rows(self, bad: Sequence[BadRows]) -> None:
+        """Rows that are not what was written go, all at once: what is marked after that must not
+        meet another."""
+        with_row_sum(self._store.db)
+        gone = sum(
+            self._store.execute(f"DELETE FROM {table} WHERE {where}").rowcount
+            for table, where in BAD_ROWS.items()
+        )
+        if not gone:
+            return  # done, for an earlier one of `bad`
+        partial = [(one, self._partial(one.ino)) for one in bad]
+        if all(inode for _, inode in partial):
+            self.keep_parts({one.ino for one in bad if one.ino is not None})
+        else:
+            self.keep_parts()  # of some file or other
+        self.mark_pending()
+        for one, inode in partial:
+            if inode is not None and one.only_here:
+                self._give_up(inode, self._not_valid(inode, one.places))
+            if inode is not None:
+                may_be_evicted(self._store, [inode])
+
+    def _partial(self, ino: int | None) -> Inode | None:
+        inode = None if ino is None else self._store.inode(ino)
+        return inode if inode is not None and inode.is_file and not inode.whole else None
+
+    def _not_valid(self, inode: Inode, places: Iterable[tuple[str, Any]]) -> Ranges:
+        """What rows at `places` may have said, but for what is valid all the same."""
+        found: list[tuple[int, int]] = []
+        for column, place in places:
+            reach = self._block * (CHUNK if column == "chunk" else 1)
+            first = place if column == "chunk" else place // self._block
+            found.append((first * reach, (first + 1) * reach))
+        return tuple(
+            gap
+            for a, b in ranges.within(ranges.union(found), 0, inode.size)
+            for gap in ranges.gaps(self._validity.valid(inode, a, b), a, b)
+        )
 
     def map_of_whole(self, ino: int) -> None:
         """It counts as whole, and has a map: the map, and what is pending, is believed."""

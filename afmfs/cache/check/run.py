@@ -55,7 +55,7 @@ def look(cache: Path, told: Told, pulse: Pulse = lambda: None) -> Tally:
             tell(finding)
         if all(finding.mend for finding in files):  # else nothing that is read can be believed
             source = Source(cache, db, live=False)
-            for page in chain(walk.ground(source), walk.content(source)):
+            for page in chain(walk.rows(source), walk.ground(source), walk.content(source)):
                 pulse()
                 for finding in page:
                     tell(finding)
@@ -143,8 +143,8 @@ class Mending:
         """Whether anything was mended that was not before."""
         source = Source(self._cache, store.db, live=False)
         repair = Repair(store, source.block)
-        mended = self._mend(store, repair, later)
-        for page in walk.ground(source):
+        mended = False
+        for page in chain(walk.rows(source), [later], walk.ground(source)):
             mended |= self._mend(store, repair, page)
         store.entries = Numbers(store, "entry_limit", 1)
         store.inos = Numbers(store, "ino_limit", FIRST_INO)

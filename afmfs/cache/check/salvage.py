@@ -23,8 +23,10 @@ from typing import Any
 
 from afmfs.cache.check.pages import Pages, Record
 from afmfs.cache.content.harm import Note, read_note, write_note
-from afmfs.cache.store.store import PAGE_SIZE, connect, connect_read_only, create
+from afmfs.cache.store.schema import BAD_ROWS
+from afmfs.cache.store.store import PAGE_SIZE, connect, connect_read_only, create, with_row_sum
 from afmfs.model.bitmap import CHUNK
+from afmfs.model.row_sum import row_sum
 from afmfs.model.soundness import entry_fault, is_inode, is_name
 
 log = logging.getLogger(__name__)
@@ -141,6 +143,9 @@ def _fill(db: sqlite3.Connection, damaged: Path) -> set[str]:
                     incomplete.discard(table)
     except sqlite3.DatabaseError as exc:
         log.warning("%s can't be read as a database: %s", damaged, exc)
+    for table, bad in BAD_ROWS.items():  # so much for what SQLite could read
+        if with_row_sum(db).execute(f"DELETE FROM {table} WHERE {bad}").rowcount:
+            incomplete.add(table)
     if incomplete:
         _search(db, damaged, incomplete)
     return incomplete
@@ -261,10 +266,10 @@ def _recognized(records: Iterator[Record]) -> Iterator[tuple[str, tuple[Any, ...
 
 def _without_rowid(values: tuple[Any, ...]) -> str:
     types = tuple(map(type, values))
+    if types == (int, int, bytes, int) and len(values[2]) == CHUNK // 8:
+        return "blockmap" if values[3] == row_sum(*values[:3]) else ""
     if types == (int, int, bytes, int) and is_name(values[2]):
         return "dentry"
-    if types == (int, int, bytes) and len(values[2]) == CHUNK // 8:
-        return "blockmap"
     if types == (int, bytes, bytes):
         return "xattr"
     if len(types) == 2 and types[0] is str:

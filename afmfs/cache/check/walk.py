@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from afmfs.cache.check import blobs, databases, journal, names, settings
+from afmfs.cache.check import blobs, databases, journal, maps, names, settings
 from afmfs.cache.check.entries import Entries
 from afmfs.cache.check.inodes import Inodes
 from afmfs.cache.check.source import Source
@@ -20,6 +20,11 @@ def tables(cache: Path, db: sqlite3.Connection, *, live: bool) -> list[Finding]:
     """cache.db and its log as files of SQLite's."""
     found = [*databases.check(db, quick=live)]
     return found if live else [*databases.log_finding(cache), *found]
+
+
+def rows(source: Source) -> Pages:
+    """What can be read and is not what was written; before anything is mended by what it says."""
+    yield from maps.check(source)
 
 
 def ground(source: Source) -> Pages:

@@ -3,21 +3,31 @@
 A file is whole (every byte is valid, holes are zeros), or it has a block map and, inside blocks
 that are not complete, spans. Whatever is not valid reads as zeros from `home_valid` on and is
 fetched below it. Marks are made in the caller's transaction, after the bytes are in the blob.
+
+Each row has a checksum, which is verified where the row is read: one that is not as it was written
+proves that cache.db is damaged, and no byte is read, or written, by it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from bitarray import bitarray
 
 from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.store import Store
+from afmfs.errors import BadRow
 from afmfs.model import bitmap, blocks, ranges
 from afmfs.model.bitmap import CHUNK
-from afmfs.model.ranges import Ranges
+from afmfs.model.ranges import Range, Ranges
+from afmfs.model.row_sum import row_sum
 
-_SELECT_SPANS = "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?"
+_SELECT_CHUNK = "SELECT bits, crc FROM blockmap WHERE ino=? AND chunk=?"
+_SELECT_CHUNKS = "SELECT chunk, bits, crc FROM blockmap WHERE ino=?"
+_PUT_CHUNK = "INSERT OR REPLACE INTO blockmap VALUES (?,?,?,?)"
+_SELECT_SPANS = "SELECT start, end, crc FROM span WHERE ino=? AND start>=? AND start<?"
 _DELETE_SPANS = "DELETE FROM span WHERE ino=? AND start>=? AND start<?"
-_INSERT_SPAN = "INSERT INTO span VALUES (?,?,?)"
+_INSERT_SPAN = "INSERT INTO span VALUES (?,?,?,?)"
 
 
 class Validity:
@@ -39,10 +49,7 @@ class Validity:
             for a, b in bitmap.runs(self._chunk(inode.ino, chunk), low, high, True):
                 found.append(((base + a) * self.block, (base + b) * self.block))
         first = start - start % self.block
-        found += self._store.execute(
-            _SELECT_SPANS,
-            (inode.ino, first, end),
-        )
+        found += self._spans(inode.ino, first, end)
         return ranges.within(ranges.union(found), start, end)
 
     def missing(self, inode: Inode, start: int, end: int) -> Ranges:
@@ -65,10 +72,8 @@ class Validity:
         if inode.whole:
             return total, inode.size
         number = sum(
-            bitmap.load(stored).count()
-            for (stored,) in self._store.execute(
-                "SELECT bits FROM blockmap WHERE ino=?", (inode.ino,)
-            )
+            self._bits(inode.ino, *row).count()
+            for row in self._store.execute(_SELECT_CHUNKS, (inode.ino,)).fetchall()
         )
         return number, number * self.block - self._beyond_end(inode, total)
 
@@ -116,13 +121,12 @@ class Validity:
         if start >= end or self._chunk(ino, number // CHUNK)[number % CHUNK]:
             return
         where = (ino, number * self.block, (number + 1) * self.block)
-        spans = self._store.rows(_SELECT_SPANS, where)
-        merged = ranges.add(tuple(spans), start, end)
+        merged = ranges.add(tuple(self._spans(*where)), start, end)
         self._store.execute(_DELETE_SPANS, where)
         if merged == (bounds,):
             self._set(ino, range(number, number + 1))
         else:
-            self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in merged])
+            self._put_spans(ino, merged)
 
     def _set(self, ino: int, full: range) -> None:
         for chunk, low, high in bitmap.pieces(full):
@@ -152,7 +156,7 @@ class Validity:
             self._put(ino, chunk, bits.tobytes())
         low, high = start - start % self.block, blocks.count(stop, self.block) * self.block
         self._store.execute(_DELETE_SPANS, (ino, low, high))
-        self._store.db.executemany(_INSERT_SPAN, [(ino, a, b) for a, b in kept])
+        self._put_spans(ino, kept)
 
     def shrink(self, inode: Inode, size: int) -> None:
         """The file is about to become `size` bytes long; a block cut short stays as it was."""
@@ -164,17 +168,13 @@ class Validity:
             bits = self._chunk(inode.ino, chunk)
             bits[low:high] = False
             self._put(inode.ino, chunk, bits.tobytes())
-        self._store.execute("DELETE FROM span WHERE ino=? AND start>=?", (inode.ino, size))
-        self._store.execute(
-            "UPDATE span SET end=min(end, ?) WHERE ino=? AND start>=? AND start<?",
-            (size, inode.ino, (keep - 1) * self.block if keep else 0, size),
-        )
-        if keep and size < keep * self.block:
-            first = (keep - 1) * self.block
-            if self._store.execute(
-                "SELECT 1 FROM span WHERE ino=? AND start=? AND end=?", (inode.ino, first, size)
-            ).fetchone():  # what is left of the block is all valid
-                self._set(inode.ino, range(keep - 1, keep))
+        first = max(0, keep - 1) * self.block
+        left = ranges.cut(ranges.union(self._spans(inode.ino, first, size)), size)
+        self._store.execute("DELETE FROM span WHERE ino=? AND start>=?", (inode.ino, first))
+        if left == ((first, size),):  # what is left of the block is all valid
+            self._set(inode.ino, range(keep - 1, keep))
+        else:
+            self._put_spans(inode.ino, left)
 
     def become_whole(self, inode: Inode) -> None:
         """Drop the map if every block is cached; which of them are fresh stays known."""
@@ -202,10 +202,28 @@ class Validity:
     # -- rows ------------------------------------------------------------------------------------
 
     def _chunk(self, ino: int, chunk: int) -> bitarray:
-        row = self._store.execute(
-            "SELECT bits FROM blockmap WHERE ino=? AND chunk=?", (ino, chunk)
-        ).fetchone()
-        return bitmap.load(row and row[0])
+        row = self._store.execute(_SELECT_CHUNK, (ino, chunk)).fetchone()
+        return bitmap.load(None) if row is None else self._bits(ino, chunk, *row)
+
+    def _bits(self, ino: int, chunk: int, bits: bytes, crc: int) -> bitarray:
+        if crc != row_sum(ino, chunk, bits):
+            raise self._bad_row(ino)
+        return bitmap.load(bits)
 
     def _put(self, ino: int, chunk: int, bits: bytes) -> None:
-        self._store.execute("INSERT OR REPLACE INTO blockmap VALUES (?,?,?)", (ino, chunk, bits))
+        self._store.execute(_PUT_CHUNK, (ino, chunk, bits, row_sum(ino, chunk, bits)))
+
+    def _spans(self, ino: int, first: int, end: int) -> list[Range]:
+        """Those that begin in [first, end)."""
+        rows = self._store.execute(_SELECT_SPANS, (ino, first, end)).fetchall()
+        for start, stop, crc in rows:
+            if crc != row_sum(ino, start, stop):
+                raise self._bad_row(ino)
+        return [row[:2] for row in rows]
+
+    def _put_spans(self, ino: int, spans: Iterable[Range]) -> None:
+        rows = [(ino, a, b, row_sum(ino, a, b)) for a, b in spans]
+        self._store.db.executemany(_INSERT_SPAN, rows)
+
+    def _bad_row(self, ino: int) -> Exception:
+        return self._store.met(BadRow(f"the map of inode {ino} is not what was written"))

@@ -6,7 +6,7 @@ process is the only writer, the gateway reads through a connection of its own.
 
 from __future__ import annotations
 
-VERSION = 4
+VERSION = 5
 """Format of a cache (`PRAGMA user_version`). An older one is brought up to date when it is opened,
 a newer one is refused."""
 
@@ -99,8 +99,26 @@ CREATE INDEX used_time ON used (time_s);
 -- Bytes that were only here, and that a check has found to be lost: reads of them fail.
 CREATE TABLE damaged (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;
 """,
+    4: """
+-- What vouches for a row of a map, beyond what SQLite checks (afmfs.model.row_sum).
+ALTER TABLE blockmap ADD COLUMN crc;
+ALTER TABLE span ADD COLUMN crc;
+""",
 }
 """What makes a cache of one version one of the next."""
+
+VOUCHED = 5
+VOUCH = """
+UPDATE blockmap SET crc = row_sum(ino, chunk, bits);
+UPDATE span SET crc = row_sum(ino, start, "end");
+"""
+"""What gives rows of maps their checksums in a cache of a version below VOUCHED."""
+
+BAD_ROWS = {
+    "blockmap": "crc IS NOT row_sum(ino, chunk, bits)",
+    "span": 'crc IS NOT row_sum(ino, start, "end")',
+}
+"""The rows of a map that are not as they were written, where `row_sum` is a function of SQL."""
 
 SCHEMA = _FIRST + "".join(UPGRADES.values())
 

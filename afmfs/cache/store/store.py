@@ -23,9 +23,18 @@ from weakref import WeakValueDictionary
 from afmfs.cache.evict.behind import Behind
 from afmfs.cache.store.disk import BALLAST, Disk
 from afmfs.cache.store.inode import Inode
-from afmfs.cache.store.schema import ENTRY_COLUMNS, INODE_COLUMNS, SCHEMA, UPGRADES, VERSION
+from afmfs.cache.store.schema import (
+    ENTRY_COLUMNS,
+    INODE_COLUMNS,
+    SCHEMA,
+    UPGRADES,
+    VERSION,
+    VOUCH,
+    VOUCHED,
+)
 from afmfs.errors import Damaged, Refused, is_damage
 from afmfs.model.entry import FIRST_INO, UNLINKED, Entry, Op
+from afmfs.model.row_sum import row_sum
 
 INODES_IN_MEMORY = 100_000
 PAGE_SIZE = 1024
@@ -471,7 +480,15 @@ def create(db: sqlite3.Connection) -> None:
 
 def upgrade(db: sqlite3.Connection, version: int) -> None:
     """Bring a cache of an older version up to date, in one transaction."""
-    _build(db, "".join(UPGRADES[number] for number in range(version, VERSION)))
+    with_row_sum(db)
+    script = "".join(UPGRADES[number] for number in range(version, VERSION))
+    _build(db, script + (VOUCH if version < VOUCHED else ""))
+
+
+def with_row_sum(db: sqlite3.Connection) -> sqlite3.Connection:
+    """The connection knows `row_sum` as a function of SQL."""
+    db.create_function("row_sum", 3, row_sum, deterministic=True)
+    return db
 
 
 def _build(db: sqlite3.Connection, script: str) -> None:

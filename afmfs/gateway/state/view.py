@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 from bitarray import bitarray
 
+from afmfs.errors import BadRow
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.model.action import Place
 from afmfs.model.entry import UNLINKED, Entry, Op
 from afmfs.model.ranges import Ranges, add, cut, gaps, within
+from afmfs.model.row_sum import row_sum
 
 CHUNK = 8192
 """Blocks in one row of the block map."""
@@ -330,17 +332,21 @@ class View:
         block = self.block
         first, last = start // block, -(-end // block)
         found: list[tuple[int, int]] = []
-        for chunk, stored in self._db.execute(
-            "SELECT chunk, bits FROM blockmap WHERE ino=? AND chunk BETWEEN ? AND ? ORDER BY chunk",
+        for chunk, stored, crc in self._db.execute(
+            "SELECT chunk, bits, crc FROM blockmap WHERE ino=? AND chunk BETWEEN ? AND ?"
+            " ORDER BY chunk",
             (ino, first // CHUNK, (last - 1) // CHUNK),
         ).fetchall():
+            _vouch(ino, chunk, stored, crc)
             base = chunk * CHUNK
             for a, b in _runs(stored, max(0, first - base), min(CHUNK, last - base)):
                 found.append(((base + a) * block, (base + b) * block))
-        found += self._db.execute(
-            "SELECT start, end FROM span WHERE ino=? AND start>=? AND start<?",
+        for a, b, crc in self._db.execute(
+            "SELECT start, end, crc FROM span WHERE ino=? AND start>=? AND start<?",
             (ino, first * block, end),
-        ).fetchall()
+        ).fetchall():
+            _vouch(ino, a, b, crc)
+            found.append((a, b))
         return found
 
     def open_blob(self, ino: int, gen: int) -> int | None:
@@ -363,6 +369,12 @@ def _of_whole(row: Row, ranges: Ranges) -> Sources:
     if not ranges or ranges[-1][1] <= row.size:
         return Sources(row, ranges, ())
     return Sources(row, cut(ranges, row.size), within(ranges, row.size, ranges[-1][1]))
+
+
+def _vouch(ino: int, place: int, content: bytes | int, crc: int) -> None:
+    """Nothing is sent by a map that is not what was written."""
+    if crc != row_sum(ino, place, content):
+        raise BadRow(f"the map of inode {ino} is not what was written")
 
 
 def _runs(stored: bytes, low: int, high: int) -> list[tuple[int, int]]:
