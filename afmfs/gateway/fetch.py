@@ -14,15 +14,17 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
 
 from afmfs.gateway.home import xattrs
+from afmfs.gateway.home.connection import Connection
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import MARKER, Home
 from afmfs.gateway.home.stamp import Stamp, take
-from afmfs.gateway.home.trouble import HomeAway, Inconsistent, Trouble, Verb, classify
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Trouble, Verb, classify
 from afmfs.gateway.home.walk import Path
 from afmfs.gateway.protocol import MAX_FETCH, Message
 from afmfs.gateway.state.locate import InDoubt, Locator
@@ -126,13 +128,14 @@ class Fetches:
         ino, start = message["ino"], message["start"]
         end = min(message["end"], start + MAX_FETCH)
         with self._contact.opened() as (connection, home):
-            path, fd = self._open(home, ino)
-            try:
-                found, memory = self._read(home, ino, path, fd, start, end)
-            except OSError as exc:
-                raise classify(exc, path, Verb.READ, properties=home.properties) from exc
-            finally:
-                os.close(fd)
+            with _judged(connection, home):
+                path, fd = self._open(home, ino)
+                try:
+                    found, memory = self._read(home, ino, path, fd, start, end)
+                except OSError as exc:
+                    raise classify(exc, path, Verb.READ, properties=home.properties) from exc
+                finally:
+                    os.close(fd)
             self._contact.pulse()
             try:
                 connection.check(home)
@@ -161,7 +164,7 @@ class Fetches:
             raise TryAgain
         never = self._progress.journal.unheld(ino) or self._view.unheld(ino)
         if never:
-            raise HomeAway("Disconnected", "home can't hold this file")
+            raise MayEnd(errno.EIO, "home can't hold this file")
         raise Inconsistent(path, "is missing")
 
     def _locator(self) -> Locator:
@@ -211,20 +214,29 @@ class Fetches:
     def _list(self, message: Message) -> tuple[Message, int]:
         ino = message["ino"]
         with self._contact.opened() as (connection, home):
-            path, fd = self._open_directory(home, ino)
-            memory = os.memfd_create("listed", os.MFD_CLOEXEC)
+            with _judged(connection, home):
+                count, memory = self._list_all(home, ino)
             try:
-                count = self._write_entries(home, path, fd, memory)
                 connection.check(home)
-            except OSError as exc:
-                os.close(memory)
-                raise self._trouble(exc, path, home) from exc
             except BaseException:
                 os.close(memory)
                 raise
-            finally:
-                os.close(fd)
         return {"count": count}, memory
+
+    def _list_all(self, home: Home, ino: int) -> tuple[int, int]:
+        """Entries of a directory, and a memory file that holds them."""
+        path, fd = self._open_directory(home, ino)
+        memory = os.memfd_create("listed", os.MFD_CLOEXEC)
+        try:
+            return self._write_entries(home, path, fd, memory), memory
+        except OSError as exc:
+            os.close(memory)
+            raise self._trouble(exc, path, home) from exc
+        except BaseException:
+            os.close(memory)
+            raise
+        finally:
+            os.close(fd)
 
     def _open_directory(self, home: Home, ino: int) -> tuple[Path, int]:
         with self._progress.names.looking():
@@ -263,6 +275,15 @@ class Fetches:
                     yield describe(home, fd, name, st, with_xattrs=self._xattrs)
                 except FileNotFoundError:
                     continue  # removed in between
+
+
+@contextmanager
+def _judged(connection: Connection, home: Home) -> Iterator[None]:
+    """What one file or directory meets must not end the connection for all who read."""
+    try:
+        yield
+    except Trouble as trouble:
+        raise connection.judge(home, trouble) from trouble
 
 
 Entry = tuple[Any, ...]

@@ -17,6 +17,7 @@ from afmfs.gateway.fetch import Fetches
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.view import View
+from afmfs.model.entry import Op
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -179,6 +180,40 @@ def test_home_is_gone(mount: FakeMount) -> None:
     mount.home.with_name("elsewhere").rename(mount.home)
     mount.await_message("connected")
     assert mount.request("fetch", ino=f, start=0, end=10)[1] == b"0123456789"
+
+
+def said_to_be_away(mount: FakeMount) -> bool:
+    return any(message["type"] == "away" for message in mount.log)
+
+
+@pytest.mark.parametrize("kind", ["fetch", "list"])
+def test_one_bad_object_is_not_a_home_that_is_away(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever reads something else would get an error for it."""
+    (mount.home / "bad").write_bytes(b"0123456789")
+    ino = mount.adopt(b"bad" if kind == "fetch" else b"d")
+
+    def bad(*_: object) -> None:
+        raise OSError(errno.EIO, "bad sector")
+
+    monkeypatch.setattr(Fetches, "_read" if kind == "fetch" else "_write_entries", bad)
+    mount.start()
+    mount.await_message("connected")
+    fields = {"start": 0, "end": 10} if kind == "fetch" else {}
+    assert mount.request(kind, ino=ino, **fields)[0]["errno"] == errno.EIO
+    assert not said_to_be_away(mount)
+
+
+def test_what_home_can_never_hold(mount: FakeMount) -> None:
+    (mount.home / "f").write_bytes(b"0123456789")
+    f = mount.adopt(b"f")
+    (mount.home / "f").unlink()
+    mount.db.execute("INSERT INTO unrepresentable VALUES (?,?,?)", (f, int(Op.RENAME), errno.EPERM))
+    mount.start()
+    mount.await_message("connected")
+    assert mount.request("fetch", ino=f, start=0, end=10)[0]["errno"] == errno.EIO
+    assert not said_to_be_away(mount)
 
 
 def test_list(mount: FakeMount) -> None:
