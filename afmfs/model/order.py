@@ -20,7 +20,8 @@ yet, and a new file finds its directory at the old place.
 from __future__ import annotations
 
 import stat
-from collections.abc import Hashable, Sequence, Set
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 
 from afmfs.model.action import Exchange, Make, NameAction, Place, Remove, Rename
 from afmfs.model.entry import DATA_OPS, LAST, Entry, Op
@@ -54,33 +55,80 @@ def dependents(names: Sequence[NameAction], failed: Set[int]) -> list[NameAction
 
     `failed`: ids; all or none of an action's. Pushes depend on no action of their batch.
     """
-    waiting: list[NameAction] = []
-    traces: set[Trace] = set()
-    for action in names:
-        minds, leaves = _of_action(action)
-        is_failed = action.ids[0] in failed
-        if is_failed or not traces.isdisjoint(minds):
-            traces.update(leaves)
-            if not is_failed:
-                waiting.append(action)
-    return waiting
+    broken = [action for action in names if action.ids[0] in failed]
+    dependence = Dependence(names)
+    waiting = set[int]().union(*map(dependence.fail, broken)) - failed
+    return [action for action in names if action.ids[0] in waiting]
+
+
+class Dependence:
+    """Of the actions of one batch: who waits once one of them has failed. All together it costs
+    little more than one look at each, however many fail: a home that is full refuses them all."""
+
+    def __init__(self, names: Sequence[NameAction]) -> None:
+        self._names = names
+        self._leaves: list[list[Trace]] = []
+        self._minders: dict[Trace, list[int]] = {}  # places in `names`, ascending
+        self._left: dict[Trace, int] = {}  # the first failed or waiting action that leaves it
+        self._places: dict[int, int] = {}  # by first id
+        self._stopped: set[int] = set()  # places of what has failed or waits
+        for n, action in enumerate(names):
+            minds, leaves = _of_action(action)
+            self._leaves.append(leaves)
+            self._places[action.ids[0]] = n
+            for trace in minds:
+                self._minders.setdefault(trace, []).append(n)
+
+    def fail(self, action: NameAction) -> set[int]:
+        """The first ids of the actions that wait because of this one, and did not wait before."""
+        todo, waiting = [self._places[action.ids[0]]], set[int]()
+        self._stopped.update(todo)
+        while todo:
+            at = todo.pop()
+            for n in self._met(at):
+                if n not in self._stopped:
+                    self._stopped.add(n)
+                    todo.append(n)
+                    waiting.add(self._names[n].ids[0])
+        return waiting
+
+    def _met(self, at: int) -> Iterator[int]:
+        """Later actions that mind what the one at a place leaves, but for those that have been
+        stopped by the same trace of an earlier one."""
+        for trace in self._leaves[at]:
+            before = self._left.get(trace, len(self._names))
+            if at < before:
+                self._left[trace] = at
+                minders = self._minders.get(trace, [])
+                yield from minders[bisect_right(minders, at) : bisect_right(minders, before)]
+
+
+class Held:
+    """What has to wait while others are requeued, of entries that are looked at in their order, a
+    page at a time. `requeued` may grow by entries that were not looked at yet."""
+
+    def __init__(self, requeued: Set[int]) -> None:
+        self._requeued = requeued
+        self._traces: set[Trace] = set()
+
+    def split(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
+        """The next of them as (ready, held): held are the requeued ones and what depends on them,
+        or on those before."""
+        ready: list[Entry] = []
+        held: list[Entry] = []
+        for e in entries:
+            minds, leaves = _of_entry(e)
+            if e.id in self._requeued or not self._traces.isdisjoint(minds):
+                held.append(e)
+                self._traces.update(leaves)
+            else:
+                ready.append(e)
+        return ready, held
 
 
 def split_held(entries: Sequence[Entry], requeued: Set[int]) -> tuple[list[Entry], list[Entry]]:
-    """`entries` as (ready, held): held are the requeued ones and what depends on them."""
-    if not requeued:
-        return list(entries), []
-    ready: list[Entry] = []
-    held: list[Entry] = []
-    traces: set[Trace] = set()
-    for e in entries:
-        minds, leaves = _of_entry(e)
-        if e.id in requeued or not traces.isdisjoint(minds):
-            held.append(e)
-            traces.update(leaves)
-        else:
-            ready.append(e)
-    return ready, held
+    """`entries` as (ready, held); see `Held`."""
+    return Held(requeued).split(entries) if requeued else (list(entries), [])
 
 
 Traces = tuple[list[Trace], list[Trace]]

@@ -6,12 +6,15 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from afmfs.gateway.home.home import Home
+from afmfs.gateway.replay import window
+from afmfs.model import order
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -47,6 +50,49 @@ def test_a_full_home(tmp_path: Path, small_home: Path) -> None:
         assert (small_home / "big").stat().st_size == 2 << 20
         assert os.path.samefile(small_home / "big", small_home / "big too")
         assert mount.pending() == []
+    finally:
+        mount.close()
+
+
+class Looks:
+    """Counts how often entries or actions are asked what they depend on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        for name in ("_of_action", "_of_entry"):
+            monkeypatch.setattr(order, name, self._counting(getattr(order, name)))
+
+    def _counting(self, real: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def counting(one: Any) -> Any:
+            self.count += 1
+            return real(one)
+
+        return counting
+
+
+def test_a_home_that_refuses_everything_costs_a_few_looks_at_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that is full does: with a long queue, a look at all for each would take hours."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    count = 1000
+    monkeypatch.setattr(window, "ENTRIES", 100)
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    try:
+        for n in range(count):
+            mount.make(b"%d" % n)
+        mount.start(stopped=True)
+        mount.await_message("connected")
+        monkeypatch.setattr(Home, "make_file", refuse)
+        looks = Looks(monkeypatch)
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+        assert mount.settle()["requeued"] == count
+        assert looks.count < 30 * count
     finally:
         mount.close()
 

@@ -26,7 +26,7 @@ from test_coalesce_rules import (
 )
 
 from afmfs.model.entry import Entry
-from afmfs.model.order import dependents, levels, split_held
+from afmfs.model.order import Dependence, Held, dependents, levels, split_held
 
 IN_D = (D, b"a")
 
@@ -91,6 +91,20 @@ def test_a_directory_that_could_not_be_emptied_is_not_replaced() -> None:
     (moved,) = planned(rename(Y, T, F, over=D, kind=DIR)).names
     moved = replace(moved, ids=(2,))
     assert dependents([emptied, moved], {1}) == [moved]
+
+
+def test_what_fails_one_after_the_other_stops_each_that_needs_any_of_it_once() -> None:
+    names = planned(make(D, T, DIR), make(OLD, G, DIR), make(X, IN_D), make(Y, (OLD, b"a"))).names
+    dependence = Dependence(names)
+    assert [dependence.fail(names[n]) for n in (1, 3, 0, 2)] == [{4}, set(), {3}, set()]
+
+
+def test_what_is_held_page_by_page_is_what_is_held_at_once() -> None:
+    entries = [rename(OLD, F, G), make(X, F), make(Y, T), link(X, IN_D), remove(OLD, G)]
+    numbered = [e._replace(id=n) for n, e in enumerate(entries, 1)]
+    pages = Held({1})
+    ready = [one.id for e in numbered for one in pages.split([e])[0]]
+    assert ready == [e.id for e in split_held(numbered, {1})[0]] == [3]
 
 
 def test_what_touches_a_held_name_or_inode_waits() -> None:

@@ -24,13 +24,11 @@ from afmfs.gateway.replay.work import Contradicted, Done, Failed, Work
 from afmfs.gateway.threads import Threads
 from afmfs.model.action import Action, Batch, Make, NameAction, Push
 from afmfs.model.entry import ROOT, UNLINKED
-from afmfs.model.order import dependents, levels
+from afmfs.model.order import Dependence, levels
 
 _A = TypeVar("_A", Push, NameAction)
 
 log = logging.getLogger(__name__)
-
-_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.ENOENT})
 
 
 @dataclass(slots=True)
@@ -50,9 +48,8 @@ class Execution:
         self._pusher = Pusher(work)
         self._namer = Namer(work, self._pusher)
         self._names: Sequence[NameAction] = ()
-        self._skipped: frozenset[int] = (
-            frozenset()
-        )  # first ids of actions that depend on failed ones
+        self._dependence: Dependence | None = None  # of these; once one has failed
+        self._skipped: set[int] = set()  # first ids of actions that depend on failed ones
         self._lock = threading.Lock()
         self._away: HomeAway | None = None
 
@@ -127,9 +124,11 @@ class Execution:
             return
         with self._lock:
             self.result.failed.append((action, failed))
-            ids = {i for a, _ in self.result.failed for i in a.ids}
-            waiting = dependents(self._names, ids)
-            self._skipped = frozenset(a.ids[0] for a in waiting)
+            if isinstance(action, Push):
+                return
+            if self._dependence is None:
+                self._dependence = Dependence(self._names)
+            self._skipped |= self._dependence.fail(action)
 
     def _contradict(self, action: NameAction | Push, contradicted: Contradicted) -> None:
         if self._never_held(action):

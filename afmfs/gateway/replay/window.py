@@ -16,7 +16,7 @@ from afmfs.gateway.state.view import View
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import plan
 from afmfs.model.entry import Entry, Op
-from afmfs.model.order import split_held
+from afmfs.model.order import Held, split_held
 
 ENTRIES = 8192
 """Entries of a window; fewer where the journal has little room."""
@@ -107,19 +107,18 @@ class Window:
 
     def _ripe(self, blocked: set[int], now_ns: int) -> tuple[list[Entry], int | None]:
         """The next entries to execute, and else when the first of them will be ripe."""
-        seen: list[Entry] = []  # not executed, in order; what waits included
         ready: list[Entry] = []
         after: int | None = self._start
-        waiting = self.waiting_inos()
+        waiting, held, found = self.waiting_inos(), Held(blocked), False
         while after is not None and len(ready) < self._limit:
             todo, last = self._page(after)
-            if not seen:
+            if not found:  # all up to there is executed
                 self._start = todo[0].id - 1 if todo else last or after
+            found = found or bool(todo)
             after = last
-            seen += todo
             if waiting:
                 blocked |= {e.id for e in todo if e.ino in waiting or e.ino2 in waiting}
-            ready = split_held(seen, blocked)[0] if blocked else seen
+            ready += held.split(todo)[0] if blocked else todo
             if ready and not self._is_ripe(ready[-1], now_ns):
                 break
         return self._cut(ready, now_ns)
