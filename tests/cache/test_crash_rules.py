@@ -488,6 +488,42 @@ async def test_fsync_means_it(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> 
     assert inode.synced == inode.changed
 
 
+async def test_fsync_does_not_count_on_a_point_that_is_being_made(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The name of a new blob may not be durable yet, though the point has taken it on."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"x")
+    shard, synced, real = parts.place / "blobs" / blob_name(inode.gen), list[str](), os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    def during(fd: int) -> None:
+        trio.from_thread.run(parts.durable.fsync, inode)
+        assert str(shard.parent) in synced
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(durable_module, "syncfs", during)
+    await parts.durable.make()
+    assert synced
+
+
+async def test_numbers_are_reserved_however_far_apart_points_are(
+    parts: Parts,  # noqa: F811
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    numbers = parts.store.entries
+    numbers._limit = numbers.last + 100
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.durable.run, 3600.0)
+        await trio.sleep(2 * durable_module.NUMBERS_S)
+        nursery.cancel_scope.cancel()
+    assert not numbers.running_out
+
+
 async def test_a_failed_transaction_changes_nothing(
     parts: Parts,  # noqa: F811
     tmp_path: Path,

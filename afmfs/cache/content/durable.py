@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import trio
@@ -27,6 +27,8 @@ from afmfs.model.entry import Op
 log = logging.getLogger(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
+NUMBERS_S = 0.5
+"""Between two looks whether numbers have to be reserved: some ten thousand are taken meanwhile."""
 RECLAIM_STEP = 64
 """Blobs destroyed between two looks at other requests."""
 _FAST_S = 0.0003
@@ -48,6 +50,7 @@ class Durable:
         self.durable_entry = int(store.get("durable_entry", 0))
         self._clean_at = -1  # value of store.commits that the last point covers
         self._running = trio.Lock()
+        self._naming: set[int] = set()  # generations whose names the running point makes durable
         self._marked = False  # that a sync has failed
         self._flush_s = 1.0  # how long a flush of the log takes: running mean
         self.before: list[Callable[[], None]] = []  # called when a point starts
@@ -121,12 +124,14 @@ class Durable:
             for call in self.before:
                 call()
             clean_at = self._store.commits
-            created, self._blobs.created = self._blobs.created, set()
+            self._naming, self._blobs.created = self._blobs.created, set()
             try:
                 await trio.to_thread.run_sync(self._sync_all)
             except BaseException:
-                self._blobs.created |= created
+                self._blobs.created |= self._naming
                 raise
+            finally:
+                self._naming = set()
             with self._store as store:
                 store.put("durable_entry", last)
                 store.execute("DELETE FROM fresh WHERE point <= ?", (number,))
@@ -192,7 +197,9 @@ class Durable:
         await self.sync_wal()
 
     async def _sync_blob(self, gen: int, fd: int) -> None:
-        created, disk = gen in self._blobs.created, self._store.disk
+        # An fsync does not wait for the point that is being made, and must not count on it.
+        created = gen in self._blobs.created or gen in self._naming
+        disk = self._store.disk
 
         def flush() -> None:
             disk.sync(os.fdatasync, fd)
@@ -251,17 +258,25 @@ class Durable:
                 self._content.reclaim_tail(inode)
 
     async def run(self, interval_s: float) -> None:
-        """A point every `interval_s` while things change; numbers are reserved in time."""
+        """A point every `interval_s` while things change. Numbers are reserved in time, however far
+        apart or slow the points are: with none left nothing could be queued."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._every, NUMBERS_S, self._reserve)
+            nursery.start_soon(self._every, interval_s, self.make)
+
+    async def _every(self, seconds: float, call: Callable[[], Awaitable[object]]) -> None:
         said = ""
         while True:
-            await trio.sleep(interval_s)
+            await trio.sleep(seconds)
             try:
-                for numbers in (self._store.entries, self._store.inos):
-                    if numbers.running_out:
-                        numbers.reserve()
-                await self.make()
+                await call()
                 said = ""
             except (OSError, sqlite3.Error) as exc:
                 if str(exc) != said:
-                    log.error("the cache's disk takes no durable point: %s", exc)
+                    log.error("the cache's disk makes nothing durable: %s", exc)
                 said = str(exc)
+
+    async def _reserve(self) -> None:
+        for numbers in (self._store.entries, self._store.inos):
+            if numbers.running_out:
+                numbers.reserve()
