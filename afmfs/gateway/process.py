@@ -44,6 +44,9 @@ def serve(gateway: Gateway, sock: socket.socket) -> None:
             gateway.receive(message, fds)
         except ProtocolError as exc:
             log.error("the mount process sent %s", exc)
+        except Exception:  # a full disk, say: a thread that is stuck at home must not keep us alive
+            log.exception("a message can't be dealt with")
+            gateway.crashed()
     # A checkpoint of the journal is welcome, but a dead home must not hold the process.
     threading.Timer(1.5, exit_now, (0,)).start()
     gateway.stop()

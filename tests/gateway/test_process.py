@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.gateway import process as gateway_process
 from afmfs.gateway import protocol
 from afmfs.gateway.protocol import Message
 from tests.gateway.fake_mount import FakeMount
@@ -102,6 +104,29 @@ def test_it_ends_with_its_mount(mount: FakeMount, process: Process) -> None:
     process.next("connected")
     process.sock.close()
     assert process.popen.wait(5) == 0
+
+
+def test_it_ends_where_a_message_can_not_be_dealt_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter's own end would wait for threads that are stuck at home."""
+
+    class Full:
+        crashed = staticmethod(lambda: None)
+
+        def start(self) -> None:
+            pass
+
+        def receive(self, message: Message, fds: list[int]) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def exit_now(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setattr(gateway_process, "exit_now", exit_now)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        protocol.send(ours, {"type": "resume"})
+        with pytest.raises(SystemExit, match="70"):
+            gateway_process.serve(Full(), theirs)  # type: ignore[arg-type]
 
 
 def test_a_second_one_is_refused(mount: FakeMount, process: Process) -> None:
