@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from afmfs.cache.fileset import Fileset
 from tests.harness.fake_gateway import CONNECTED, HEAR_SECONDS, FakeGateway, Office, open_office
@@ -72,6 +76,36 @@ async def test_a_new_gateway_is_no_new_home(office: Office, tmp_path: Path) -> N
             "afmHomeDisconnected",
             "afmHomeConnected",
         ]
+
+
+async def test_who_asks_while_a_gateway_ends_is_answered_by_the_next(
+    office: Office, tmp_path: Path
+) -> None:
+    """Home has not failed: a read must not."""
+    async with office.fileset(tmp_path) as fileset, trio.open_nursery() as nursery:
+        first = office.gateway
+        first.stuck = True  # its end is a matter of time
+        first._sock.shutdown(socket.SHUT_RDWR)
+        with trio.fail_after(HEAR_SECONDS):
+            while fileset._link._sock is not None:  # noqa: ASYNC110  # nothing tells of it
+                await trio.sleep(0.001)
+        nursery.start_soon(partial(fileset._link.request, "list", ino=1))
+        await trio.testing.wait_all_tasks_blocked()
+        first._scope.cancel()
+        second = await office.another(1)
+        assert (await second.hear("list"))["rid"]
+
+
+async def test_home_may_be_away_for_thousands_of_mounts(office: Office, tmp_path: Path) -> None:
+    """Each has a word of its own that home may have; all have to be told to a gateway."""
+    async with office.fileset(tmp_path):
+        pass
+    words = [f"{n:032x}" for n in range(5000)]
+    with closing(sqlite3.connect(tmp_path / "cache/cache.db")) as db, db:
+        db.execute("UPDATE fileset SET value=? WHERE key='tokens'", (json.dumps(words),))
+    async with office.fileset(tmp_path):
+        told = (await office.gateway.hear("hello"))["tokens"]
+    assert {words[0], words[-1]} < set(told)
 
 
 async def test_a_home_that_an_earlier_gateway_holds_is_waited_for(

@@ -244,6 +244,9 @@ class GatewayLink:
                 nursery.cancel_scope.cancel()
         finally:
             self._sock = None
+            if self.home.link is LinkState.UP and not self.stopping:
+                # No fault of home's: who asks now waits for the next one, as who has asked before.
+                self._set_link(LinkState.UNKNOWN, "the gateway process ended", "")
             while True:  # what was meant for the gateway that is gone
                 try:
                     self._to_send.receive_nowait()
@@ -257,6 +260,8 @@ class GatewayLink:
         async for message in self._to_send:
             try:
                 await sock.send(protocol.encode(message))
+            except protocol.ProtocolError as exc:
+                log.error("the gateway can't be told: %s", exc)
             except OSError:
                 return  # the receiving side sees the end, too
 

@@ -26,6 +26,9 @@ NETWORK_FILE_SYSTEMS = {
     "ocfs2", "smb3", "smbfs", "virtiofs",
 }  # fmt: skip
 
+MOST_TOKENS = 1000
+"""Mounts that home was not seen in are remembered."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -184,11 +187,14 @@ def _remember(store: Store, settings: Settings) -> None:
         # that this cache is an old copy.
         store.put("counter", int(store.get("counter", 0)) + 1)
         # So is a word of this mount's own: a copy that was refused raises its counter, too. Every
-        # word is kept that home may have, until home is seen.
+        # word is kept that home may have, until home is seen. Of thousands these are the first and
+        # the last ones; and all have to fit into one message.
         token = uuid.uuid4().hex
-        tokens = json.loads(store.get("tokens") or "[]")
+        tokens = [*json.loads(store.get("tokens") or "[]"), token]
+        if len(tokens) > MOST_TOKENS:
+            tokens = [*tokens[: MOST_TOKENS // 2], *tokens[-MOST_TOKENS // 2 :]]
         store.put("token", token)
-        store.put("tokens", json.dumps([*tokens, token]))
+        store.put("tokens", json.dumps(tokens))
     store.sync_wal()
     (settings.cache / "gateway" / str(settings.home_number)).mkdir(parents=True, exist_ok=True)
 
