@@ -107,18 +107,22 @@ ALTER TABLE span ADD COLUMN crc;
 }
 """What makes a cache of one version one of the next."""
 
+_SUMS = {
+    table: f"CASE WHEN typeof(ino) = 'integer' AND typeof({place}) = 'integer'"
+    f" AND typeof({content}) = '{kind}' THEN row_sum(ino, {place}, {content}) ELSE -1 END"
+    for table, place, content, kind in (
+        ("blockmap", "chunk", "bits", "blob"),
+        ("span", "start", '"end"', "integer"),
+    )
+}
+"""Of rows of maps, where `row_sum` is a function of SQL: a text that is noise can't be passed."""
+
 VOUCHED = 5
-VOUCH = """
-UPDATE blockmap SET crc = row_sum(ino, chunk, bits);
-UPDATE span SET crc = row_sum(ino, start, "end");
-"""
+VOUCH = "".join(f"UPDATE {table} SET crc = {value};\n" for table, value in _SUMS.items())
 """What gives rows of maps their checksums in a cache of a version below VOUCHED."""
 
-BAD_ROWS = {
-    "blockmap": "crc IS NOT row_sum(ino, chunk, bits)",
-    "span": 'crc IS NOT row_sum(ino, start, "end")',
-}
-"""The rows of a map that are not as they were written, where `row_sum` is a function of SQL."""
+BAD_ROWS = {table: f"crc IS NOT {value} OR crc = -1" for table, value in _SUMS.items()}
+"""The rows of a map that are not as they were written."""
 
 SCHEMA = _FIRST + "".join(UPGRADES.values())
 
