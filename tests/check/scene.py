@@ -201,7 +201,10 @@ class Scene:
         os.rename(self.base / "killed", self.cache)
 
     async def last_event(self) -> Any:
-        return self.engine.fileset.events()[-1]
+        return (await self.events())[-1]
+
+    async def events(self) -> Any:
+        return self.engine.fileset.events()
 
     def copy(self) -> Path:
         """The cache as it is."""

@@ -147,6 +147,32 @@ def test_what_a_crash_may_have_left_is_no_orphan(scene: Scene) -> None:
     assert scene.found() == []
 
 
+@pytest.mark.parametrize("left", [0, BLOCK])
+def test_a_new_file_of_which_blob_and_entries_are_gone(scene: Scene, left: int) -> None:
+    """A job makes up for the entries. It has no zeros for what is gone: a file of which nothing is
+    left is not made at home, and another gets what is left of it."""
+    scene.engine.start()
+    scene.write(b"made/large", NEW)
+    scene.engine.stop()
+    ino, blob = scene.ino(b"made/large"), scene.blob(b"made/large")
+    blob.unlink() if not left else os.truncate(blob, left)
+    scene.sql(f"DELETE FROM queue WHERE ino={ino}")
+    (lost,) = [one for one in scene.found() if one.severity == "lost"]
+    assert (lost.path, lost.detail["lost"]) == (b"made/large", ((left, len(NEW)),))
+    scene.mend()
+    scene.flushed(start=True)
+    there = scene.home / "made/large"
+    assert there.read_bytes() == NEW[:left] if left else not there.exists()
+    assert (scene.home / "made/new").read_bytes() == INSIDE
+    assert not scene.found(), "what is lost is known"
+    scene.engine.start()
+    with pytest.raises(Damaged):
+        scene.read(b"made/large")
+    events = scene.engine.call(scene.events)
+    assert "made/large" in {e["path"] for e in events if e["name"] == "afmDamaged"}
+    scene.engine.stop()
+
+
 def test_two_files_with_one_blob(scene: Scene) -> None:
     """Neither is believed; what is pending of the one is lost."""
     gen = scene.get(scene.ino(b"clean"), "gen")

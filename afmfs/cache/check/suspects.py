@@ -48,7 +48,8 @@ class _Queued:
                 writes[ino].append((start, end))
         self.dirty = {ino: ranges.union(pieces) for ino, pieces in writes.items()}
         self.unheld = self._among(source, "unrepresentable", text)
-        self.lost = self._among(source, "lost", text)
+        # Home has lost it; or the cache, and then home has no more than was left.
+        self.lost = self._among(source, "lost", text) | self._among(source, "damaged", text)
         self.known = {
             row[0]: Inode(*row)
             for row in source.execute(

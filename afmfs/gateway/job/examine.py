@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from afmfs.gateway.state.view import Row
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
 from afmfs.model.entry import CONTENT_OPS, ROOT, Entry
-from afmfs.model.ranges import Ranges, subtract, union
+from afmfs.model.ranges import Ranges, cut, subtract, union
 from afmfs.model.resync import Cached, Found, Job, Kind
 from afmfs.model.times import held
 
@@ -189,6 +190,8 @@ class Examiner:
         gaps: Ranges = ()
         if not row.whole and row.home_valid:
             gaps = ((0, min(row.size, row.home_valid)),)
+        if not row.whole:  # what a check has found to be lost is zeros nowhere
+            gaps = union([*gaps, *cut(self.work.view.lost_bytes(row.ino), row.size)])
         for start, end in sources.valid:
             gaps = subtract(gaps, start, end)
         if gaps and not sources.valid:
@@ -233,6 +236,8 @@ class Examiner:
             try:
                 return work.home.readlink(work.directory(place[0]), place[1]) == row.target
             except OSError as exc:
+                if exc.errno == errno.EPERM:
+                    return True  # sshfs tells of no link that leads upwards (contain_symlinks)
                 raise work.trouble(exc, place, Verb.READ) from exc
         return stat.S_IFMT(st.st_mode) not in (stat.S_IFCHR, stat.S_IFBLK) or st.st_rdev == row.rdev
 

@@ -257,7 +257,10 @@ class Reconciler:
         if stat.S_ISREG(row.mode):
             # The size as one that was set: an empty file has no bytes that say that it is written.
             every = ((0, row.size),) if row.size else ()
-            content = replace(content, smallest=row.size, size=row.size, ranges=every)
+            content = replace(content, ranges=every)
+            if row.whole or not self.work.view.lost_bytes(row.ino):
+                content = replace(content, smallest=row.size, size=row.size)
+            # Else to cut home's file, or to have it grow, would put zeros in the place of the lost.
         return content
 
     def _send(self, row: Row, content: Content, pusher: Pusher) -> Done:

@@ -24,7 +24,7 @@ from afmfs.errors import BadRow
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.model.action import Place
 from afmfs.model.entry import UNLINKED, Entry, Op
-from afmfs.model.ranges import Ranges, add, cut, gaps, within
+from afmfs.model.ranges import Ranges, add, cut, gaps, union, within
 from afmfs.model.row_sum import row_sum
 
 CHUNK = 8192
@@ -83,7 +83,7 @@ class Sources(NamedTuple):
 
     row: Row
     valid: Ranges  # in the blob (missing parts of it are zeros)
-    zeros: Ranges  # beyond everything that is known: holes
+    zeros: Ranges  # beyond everything that is known, and not lost: holes
 
 
 class View:
@@ -102,6 +102,7 @@ class View:
             db = sqlite3.connect(
                 self._uri, uri=True, isolation_level=None, check_same_thread=False, timeout=10
             )
+            db.text_factory = os.fsdecode  # what should be bytes may be noise
             self._local.db = db
             self._all.append(db)
         return db
@@ -318,14 +319,19 @@ class View:
             for start, end in cut(ranges, row.size):
                 for a, b in self._valid(ino, start, end):
                     valid = add(valid, max(a, start), min(b, end))
-        known = min(row.home_valid, row.size)
+            known = min(row.home_valid, row.size)
+            here = union([*valid, *self.lost_bytes(ino)]) if row.size > known else valid
         zeros = [
             gap
             for start, end in ranges
             if end > known
-            for gap in gaps(valid, max(start, known), end)
+            for gap in gaps(here, max(start, known), end)
         ]
         return Sources(row, valid, tuple(zeros))
+
+    def lost_bytes(self, ino: int) -> Ranges:
+        """Bytes that were only here, and are gone: nothing is sent in their place."""
+        return union(self._db.execute("SELECT start, end FROM damaged WHERE ino=?", (ino,)))
 
     def _valid(self, ino: int, start: int, end: int) -> list[tuple[int, int]]:
         """Runs of valid bytes that touch [start, end), by the block map and the spans."""
