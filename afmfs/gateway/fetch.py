@@ -29,7 +29,7 @@ from afmfs.gateway.home.walk import Path
 from afmfs.gateway.protocol import MAX_FETCH, Message
 from afmfs.gateway.state.locate import InDoubt, Locator
 from afmfs.gateway.state.progress import Progress
-from afmfs.gateway.state.versions import adoptable, is_known, may_be_ours
+from afmfs.gateway.state.versions import adoptable, is_known, is_newest, may_be_ours
 from afmfs.gateway.state.view import View
 from afmfs.model import times
 
@@ -155,7 +155,7 @@ class Fetches:
             for above, name in locator.paths(ino):
                 path = b"/".join((*above, name))
                 try:
-                    return path, home.open_file(home.directory(above), name, os.O_RDONLY)[0]
+                    return path, self._open_at(home, ino, home.directory(above), name)
                 except FileNotFoundError:
                     continue
                 except OSError as exc:
@@ -166,6 +166,19 @@ class Fetches:
         if never:
             raise MayEnd(errno.EIO, "home can't hold this file")
         raise Inconsistent(path, "is missing")
+
+    def _open_at(self, home: Home, ino: int, dirfd: int, name: bytes) -> int:
+        """What a FUSE home remembers of a file is of this name alone: it may have been pushed to
+        under another one since."""
+        fd, st = home.open_file(dirfd, name, os.O_RDONLY)
+        try:
+            known = self._view, self._progress, home.properties, ino
+            if home.properties.is_fuse and not is_newest(*known, st):
+                home.fstat_anew(fd, dirfd, name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
     def _locator(self) -> Locator:
         progress = self._progress

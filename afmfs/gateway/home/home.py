@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from afmfs.gateway.home import syscalls, xattrs
+from afmfs.gateway.home import memory, syscalls, xattrs
 from afmfs.gateway.home.walk import Path, Walker, check_name
 from afmfs.model.properties import Properties
 
@@ -122,20 +122,15 @@ class Home(Walker):
         return found
 
     def lstat_anew(self, dirfd: int, name: bytes) -> os.stat_result:
-        """As lstat, past what a FUSE home remembers: sshfs shows a change made on the server 20 s
-        late, by the name. So a regular file is looked at under a name that it never had.
-        """
-        st = self.lstat(dirfd, name)
-        if not (
-            self.properties.is_fuse and self.properties.hard_links and stat.S_ISREG(st.st_mode)
-        ):
-            return st
-        alias, scratch = b"look-" + os.urandom(8).hex().encode(), self.scratch()
-        self.link(dirfd, name, scratch, alias)
-        try:
-            return self.lstat(scratch, alias)
-        finally:
-            self.unlink(scratch, alias)
+        """As lstat, past what a FUSE home remembers of the name."""
+        return memory.look_anew(self, dirfd, name)
+
+    def fstat_anew(self, fd: int, dirfd: int, name: bytes) -> os.stat_result:
+        """Of an open file: as lstat_anew. The kernel, too, learns where it ends."""
+        self.lstat_anew(dirfd, name)  # sshfs has forgotten the name's attributes then
+        if self.properties.is_fuse:
+            syscalls.revalidate(fd)
+        return os.fstat(fd)
 
     def open_file(self, dirfd: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
         """Open a regular file; anything else is ESTALE (a symlink ELOOP, a directory EISDIR).
@@ -146,6 +141,8 @@ class Home(Walker):
         _want_regular(self.lstat(dirfd, name).st_mode, name)
         fd = os.open(name, flags | _OPEN, dir_fd=dirfd)
         try:
+            if self.properties.is_fuse:
+                syscalls.revalidate(fd)  # sshfs has looked at it anew, the kernel has not
             found = os.fstat(fd)
             _want_regular(found.st_mode, name)
         except BaseException:
@@ -157,17 +154,20 @@ class Home(Walker):
     def make_file(self, dirfd: int, name: bytes) -> int:
         """A new regular file, 0600, open for reading and writing."""
         check_name(name)
-        fd = os.open(name, _MAKE, 0o600, dir_fd=dirfd)
+        with memory.making(self, dirfd, name):
+            fd = os.open(name, _MAKE, 0o600, dir_fd=dirfd)
         self.pulse()
         return fd
 
     def make_dir(self, dirfd: int, name: bytes) -> None:
         check_name(name)
-        os.mkdir(name, 0o700, dir_fd=dirfd)
+        with memory.making(self, dirfd, name):
+            os.mkdir(name, 0o700, dir_fd=dirfd)
 
     def symlink(self, target: bytes, dirfd: int, name: bytes) -> None:
         check_name(name)
-        os.symlink(target, name, dir_fd=dirfd)
+        with memory.making(self, dirfd, name):
+            os.symlink(target, name, dir_fd=dirfd)
 
     def readlink(self, dirfd: int, name: bytes) -> bytes:
         check_name(name)
@@ -176,13 +176,15 @@ class Home(Walker):
     def mknod(self, dirfd: int, name: bytes, mode: int, rdev: int) -> None:
         """A FIFO, socket or device; `mode` with its S_IFMT bits."""
         check_name(name)
-        os.mknod(name, stat.S_IFMT(mode) | 0o600, rdev, dir_fd=dirfd)
+        with memory.making(self, dirfd, name):
+            os.mknod(name, stat.S_IFMT(mode) | 0o600, rdev, dir_fd=dirfd)
 
     def link(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
         """(dirfd2, name2) becomes one more name of (dirfd, name), also of a symlink."""
         check_name(name)
         check_name(name2)
-        os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
+        with memory.making(self, dirfd2, name2):
+            os.link(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2, follow_symlinks=False)
 
     def unlink(self, dirfd: int, name: bytes) -> None:
         check_name(name)
@@ -204,14 +206,16 @@ class Home(Walker):
         check_name(name)
         check_name(name2)
         if self.properties.noreplace:
-            syscalls.renameat2(dirfd, name, dirfd2, name2, syscalls.RENAME_NOREPLACE)
+            with memory.making(self, dirfd2, name2):
+                syscalls.renameat2(dirfd, name, dirfd2, name2, syscalls.RENAME_NOREPLACE)
             return
+        remembered = memory.want_free(self, dirfd2, name2)
         try:
-            os.stat(name2, dir_fd=dirfd2, follow_symlinks=False)
-        except FileNotFoundError:
             os.replace(name, name2, src_dir_fd=dirfd, dst_dir_fd=dirfd2)
-            return
-        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name2)
+        except (IsADirectoryError, NotADirectoryError) as exc:
+            if remembered:
+                raise memory.later(name2) from exc
+            raise
 
     def exchange(self, dirfd: int, name: bytes, dirfd2: int, name2: bytes) -> None:
         """Swap two names in one step; only where properties.exchange."""

@@ -153,7 +153,7 @@ def _exists(home: Home, path: Path, name: bytes) -> bool:
 
 def _there(home: Home, dirfd: int, name: bytes) -> bool:
     try:
-        home.lstat(dirfd, name)
+        home.lstat_anew(dirfd, name)  # what an earlier attempt has moved may be remembered there
     except FileNotFoundError:
         return False
     return True

@@ -180,7 +180,7 @@ class Namer:
         for parent, name in work.locator.places(action.ino):
             try:
                 dirfd = work.directory(parent)
-                want_kind(work.home.lstat(dirfd, name), action.kind, work.path((parent, name)))
+                want_kind(work.look(dirfd, name), action.kind, work.path((parent, name)))
                 return dirfd, name
             except FileNotFoundError as exc:
                 missing = exc
@@ -199,6 +199,7 @@ class Namer:
         _clear(work, scratch, beside)
         home.link(*source, scratch, beside)
         home.rename(scratch, beside, dirfd, place[1])
+        _clear(work, scratch, beside)  # it stays where both were names of one object
 
     def _remove(self, action: Remove) -> Done:
         work, home, place = self.work, self.work.home, action.place
@@ -246,7 +247,7 @@ class Namer:
         """Whether what is to be moved is at its old name; False only where it may be gone."""
         work, place = self.work, action.place
         try:
-            st = work.home.lstat(dirfd, place[1])
+            st = work.look(dirfd, place[1])
         except FileNotFoundError:
             # What it was to replace must go all the same: then a resync sees to it.
             lost = action.replaces is None and work.view.is_lost(action.ino)
@@ -267,7 +268,7 @@ class Namer:
         batch has removed it from there."""
         work = self.work
         try:
-            found = work.home.lstat(dirfd, action.target[1])
+            found = work.look(dirfd, action.target[1])
         except FileNotFoundError:
             return work.finish(action, NOTHING)
         want_kind(found, action.kind, work.path(action.target))

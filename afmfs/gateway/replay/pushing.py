@@ -15,7 +15,7 @@ from afmfs.gateway.home.stamp import take
 from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Verb
 from afmfs.gateway.replay.work import NOTHING, Contradicted, Done, Failed, Work, want_kind
 from afmfs.gateway.state.transfer import BlobError, push, require_blob
-from afmfs.gateway.state.versions import adoptable, is_known, may_be_ours
+from afmfs.gateway.state.versions import adoptable, is_known, is_newest, may_be_ours
 from afmfs.gateway.state.view import Row
 from afmfs.model.action import Content, Place, Push
 from afmfs.model.entry import ROOT
@@ -161,10 +161,10 @@ class Pusher:
             try:
                 dirfd = work.directory(place[0])
                 try:
-                    return *work.home.open_file(dirfd, place[1], flags), place, False
+                    return *self._open_at(action.ino, dirfd, place[1], flags), place, False
                 except PermissionError:
                     self._open_up(dirfd, place[1])
-                    return *work.home.open_file(dirfd, place[1], flags), place, True
+                    return *self._open_at(action.ino, dirfd, place[1], flags), place, True
             except FileNotFoundError as exc:
                 missing = work.trouble(exc, place, Verb.READ)
             except OSError as exc:
@@ -174,6 +174,20 @@ class Pusher:
         if not work.view.is_lost(action.ino):
             raise missing
         return self._make_lost(action) if action.content.changes_bytes else None
+
+    def _open_at(self, ino: int, dirfd: int, name: bytes, flags: int) -> tuple[int, os.stat_result]:
+        """As home.open_file. What seems to be another version may be what home remembers of this
+        name, from before it was pushed to under another one."""
+        work, home = self.work, self.work.home
+        fd, st = home.open_file(dirfd, name, flags)
+        try:
+            known = work.view, work.progress, home.properties, ino
+            if home.properties.is_fuse and (work.doubt or not is_newest(*known, st)):
+                st = home.fstat_anew(fd, dirfd, name)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd, st
 
     def _make_lost(self, action: Push) -> tuple[int, os.stat_result, Place, bool] | None:
         """A file that home has lost, and of which something is here now: a new one, which reads as

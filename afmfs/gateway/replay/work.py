@@ -79,6 +79,12 @@ class Work:
             raise FileNotFoundError(errno.ENOENT, f"home has no name for directory {ino}")
         return self.home.directory(path)
 
+    def look(self, dirfd: int, name: bytes) -> os.stat_result:
+        """What is there; in doubt past all that home remembers: it may have done what it was told,
+        and not know it, as the answer was lost."""
+        look = self.home.lstat_anew if self.doubt else self.home.lstat
+        return look(dirfd, name)
+
     def path(self, place: Place | None) -> bytes:
         """A name's path below home's root, for messages."""
         if place is None:

@@ -36,6 +36,16 @@ def is_known(
     return not stamps or any(same(stamp, found, properties.mtime_ns) for stamp in stamps)
 
 
+def is_newest(
+    view: View, progress: Progress, properties: Properties, ino: int, st: os.stat_result
+) -> bool:
+    """Whether it is certainly the version of our last operation: an earlier one may be known still,
+    and be what home remembers."""
+    found = take(st, stable_inodes=properties.stable_inodes)
+    newest = expected(view, progress, ino)[:1]
+    return any(same(stamp, found, properties.mtime_ns) for stamp in newest)
+
+
 def may_be_ours(
     view: View, progress: Progress, properties: Properties, ino: int, st: os.stat_result
 ) -> bool:

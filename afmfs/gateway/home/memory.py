@@ -1,0 +1,101 @@
+"""Looking past what a FUSE home remembers of a name.
+
+sshfs remembers by the name, for 20 s: it shows late what was changed on the server, or under
+another of a file's names; and a name that it was told to move or to remove seems to be there still
+if the answer was lost, though the server has done it. The kernel believes it and asks no server.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from afmfs.gateway.home.home import Home
+
+_LINKED = frozenset({stat.S_IFREG, stat.S_IFLNK})
+_NO_LINK = frozenset(
+    {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+)
+
+
+def look_anew(home: Home, dirfd: int, name: bytes) -> os.stat_result:
+    """As home.lstat: under a name that it never had, where home has hard links; else, and for a
+    directory, it is asked how full its file system is, which says at least whether it is there."""
+    st = home.lstat(dirfd, name)
+    if not home.properties.is_fuse:
+        return st
+    if home.properties.hard_links and stat.S_IFMT(st.st_mode) in _LINKED:
+        try:
+            return _look_beside(home, dirfd, name)
+        except OSError as exc:
+            if not stat.S_ISLNK(st.st_mode) or exc.errno not in _NO_LINK:
+                raise
+    elif not stat.S_ISLNK(st.st_mode):  # of which the server would tell where it leads
+        _ask(dirfd, name)
+    return st
+
+
+def _look_beside(home: Home, dirfd: int, name: bytes) -> os.stat_result:
+    alias, scratch = b"look-" + os.urandom(8).hex().encode(), home.scratch()
+    home.link(dirfd, name, scratch, alias)
+    try:
+        return home.lstat(scratch, alias)
+    finally:
+        home.unlink(scratch, alias)
+
+
+def _ask(dirfd: int, name: bytes) -> None:
+    """FileNotFoundError if the server says that it is not there."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW, dir_fd=dirfd)
+    try:
+        os.fstatvfs(fd)
+    finally:
+        os.close(fd)
+
+
+def want_free(home: Home, dirfd: int, name: bytes) -> bool:
+    """FileExistsError if something is there; whether home only remembers so: a rename to that name
+    makes it forget, where what it remembers is a directory if the other is one."""
+    try:
+        os.stat(name, dir_fd=dirfd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    if not _is_gone(home, dirfd, name):
+        raise OSError(errno.EEXIST, os.strerror(errno.EEXIST), name)
+    return True
+
+
+@contextmanager
+def making(home: Home, dirfd: int, name: bytes) -> Iterator[None]:
+    """EAGAIN, in the place of EEXIST, where home only remembers that something is there: the kernel
+    believes it, and asks no server. It may be tried again when that is forgotten."""
+    try:
+        yield
+    except FileExistsError as exc:
+        if _is_gone(home, dirfd, name):
+            raise later(name) from exc
+        raise
+
+
+def later(name: bytes) -> OSError:
+    """What can't be done as long as home remembers the name."""
+    return OSError(errno.EAGAIN, os.strerror(errno.EAGAIN), name)
+
+
+def _is_gone(home: Home, dirfd: int, name: bytes) -> bool:
+    """Whether home only remembers the name."""
+    if not home.properties.is_fuse:
+        return False
+    try:
+        look_anew(home, dirfd, name)
+    except FileNotFoundError:
+        with suppress(OSError):  # sshfs forgets a file at once that it can't open
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+            os.close(os.open(name, flags, dir_fd=dirfd))
+        return True
+    return False
