@@ -1,4 +1,4 @@
-"""The one writing connection to cache.db, and the inodes that are in memory.
+"""The one writing connection to cache.db: transactions, settings and the queue.
 
 Used on the loop thread only, without an await inside a transaction: a transaction is a critical
 section. One transaction is one file-system operation, its queue entry included, so that there is no
@@ -18,33 +18,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-from weakref import WeakValueDictionary
 
 from afmfs.cache.evict.behind import Behind
+from afmfs.cache.store.counters import Counters
 from afmfs.cache.store.disk import BALLAST, Disk
 from afmfs.cache.store.inode import Inode
-from afmfs.cache.store.schema import (
-    ENTRY_COLUMNS,
-    INODE_COLUMNS,
-    SCHEMA,
-    UPGRADES,
-    VERSION,
-    VOUCH,
-    VOUCHED,
-)
+from afmfs.cache.store.inodes import Inodes
+from afmfs.cache.store.schema import ENTRY_COLUMNS, SCHEMA, UPGRADES, VERSION, VOUCH, VOUCHED
 from afmfs.errors import Damaged, Refused, is_damage
 from afmfs.model.entry import FIRST_INO, UNLINKED, Entry, Op
 from afmfs.model.row_sum import row_sum
 
-INODES_IN_MEMORY = 100_000
 PAGE_SIZE = 1024
 """Of a new cache.db."""
 RESERVED = 1 << 20
 """Numbers are reserved in such steps, durably, before the first of them is used."""
 
-_INSERT_INODE = f"INSERT INTO inode ({INODE_COLUMNS}) VALUES ({','.join('?' * 21)})"
 _PUT_TEXT = "INSERT OR REPLACE INTO fileset VALUES (?, CAST(? AS TEXT))"
-_SELECT_INODE = f"SELECT {INODE_COLUMNS} FROM inode WHERE ino = ?"
 _INSERT_ENTRY = f"INSERT INTO queue ({ENTRY_COLUMNS}) VALUES ({','.join('?' * 13)})"
 
 
@@ -82,19 +72,7 @@ class Numbers:
         return range(self._next - count, self._next)
 
 
-class Counters:
-    """Figures that status needs, kept in the transactions that change them."""
-
-    __slots__ = ("queue_length", "bytes_pending", "cached_bytes", "inodes")
-
-    def __init__(self, row: Iterable[int]) -> None:
-        self.queue_length, self.bytes_pending, self.cached_bytes, self.inodes = row
-
-    def row(self) -> tuple[int, int, int, int]:
-        return self.queue_length, self.bytes_pending, self.cached_bytes, self.inodes
-
-
-class Store:
+class Store(Inodes):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.db, version = _find(path)
@@ -126,10 +104,7 @@ class Store:
         self._ballast = min(BALLAST, self.disk.log_limit)
         self._own = own_descriptor(self.path)
         self.keep_room()
-        self._strong: dict[int, Inode] = {}
-        self._inodes: WeakValueDictionary[int, Inode] = WeakValueDictionary()
-        self._undo: list[tuple[Inode, dict[str, Any]]] = []
-        self._updates: dict[tuple[str, ...], str] = {}
+        super().__init__()
         self.behind = Behind(self)
         counted = self.execute("SELECT * FROM counters").fetchone()
         if counted is None:
@@ -199,12 +174,7 @@ class Store:
 
     def _roll_back(self) -> None:
         """Memory goes back to what is committed, whatever the database says."""
-        for inode, before in reversed(self._undo):
-            for key, value in before.items():
-                setattr(inode, key, value)
-            if not before:  # it was new, or removed: only the table knows
-                self.drop(inode.ino)
-        self._undo.clear()
+        self.undo()
         self.counters = Counters(self._counted)
         self.behind.rolled_back()
         if self.db.in_transaction:
@@ -246,90 +216,6 @@ class Store:
             self.execute(_PUT_TEXT, (key, os.fsencode(value)))
         else:
             self.execute("INSERT OR REPLACE INTO fileset VALUES (?, ?)", (key, value))
-
-    # -- inodes ---------------------------------------------------------------------------------
-
-    def inode(self, ino: int) -> Inode | None:
-        """The inode, or None. The same object for as long as anybody holds it."""
-        found = self._inodes.get(ino)
-        if found is None:
-            row = self.execute(_SELECT_INODE, (ino,)).fetchone()
-            if row is None:
-                return None
-            found = self.remember(Inode(*row))
-        return found
-
-    def in_memory(self, ino: int) -> Inode | None:
-        """The inode if it is in memory."""
-        return self._inodes.get(ino)
-
-    def remember(self, inode: Inode) -> Inode:
-        if len(self._strong) >= INODES_IN_MEMORY:
-            for ino in list(self._strong)[: INODES_IN_MEMORY // 2]:
-                del self._strong[ino]
-        self._strong[inode.ino] = self._inodes[inode.ino] = inode
-        return inode
-
-    def row_to_inode(self, row: tuple[Any, ...]) -> Inode:
-        """The inode of a row that begins with INODE_COLUMNS; memory wins over the row."""
-        found = self._inodes.get(row[0])
-        return found if found is not None else self.remember(Inode(*row[:21]))
-
-    def drop(self, ino: int) -> None:
-        """Forget the object in memory."""
-        self._strong.pop(ino, None)
-        self._inodes.pop(ino, None)
-
-    def add(self, inode: Inode) -> Inode:
-        i = inode
-        self.execute(
-            _INSERT_INODE,
-            (
-                i.ino, i.mode, i.uid, i.gid, i.rdev, i.nlink, i.size, i.atime, i.mtime, i.ctime,
-                i.gen, i.whole, i.home_valid, i.listed, i.home_size, i.home_mtime, i.home_ino,
-                i.changed, i.retired, i.synced, i.target,
-            ),
-        )  # fmt: skip
-        self.counters.inodes += 1
-        self._undo.append((inode, {}))
-        return self.remember(inode)
-
-    def save(self, inode: Inode, **changes: Any) -> None:
-        """Change fields of the inode, in the table and in memory."""
-        keys = tuple(changes)
-        sql = self._updates.get(keys)
-        if sql is None:
-            columns = ",".join(f"{key}=?" for key in keys)
-            sql = self._updates[keys] = f"UPDATE inode SET {columns} WHERE ino=?"
-        self._undo.append((inode, {key: getattr(inode, key) for key in keys}))
-        self.execute(sql, (*changes.values(), inode.ino))
-        for key, value in changes.items():
-            setattr(inode, key, value)
-
-    def delete(self, inode: Inode) -> None:
-        """Remove the inode and all that hangs on it; its blob goes to reclaim."""
-        self._undo.append((inode, {}))
-        self.execute("DELETE FROM inode WHERE ino=?", (inode.ino,))
-        if inode.gen:
-            self.reclaim(inode, 0)
-        if inode.home_valid or not inode.whole:
-            for table in ("blockmap", "span", "fresh"):
-                self.execute(f"DELETE FROM {table} WHERE ino=?", (inode.ino,))
-        if inode.is_file:
-            self.execute("DELETE FROM used WHERE ino=?", (inode.ino,))
-        self.execute("DELETE FROM xattr WHERE ino=?", (inode.ino,))
-        if inode.home_ino is not None:
-            self.execute("DELETE FROM homelink WHERE home_ino=?", (inode.home_ino,))
-        self.counters.inodes -= 1
-        self.drop(inode.ino)
-
-    def reclaim(self, inode: Inode, start: int) -> None:
-        """Queue the blob's bytes at and beyond `start` for destruction (destroy-waits)."""
-        self.execute(
-            "INSERT INTO reclaim VALUES (?,?,?)"
-            " ON CONFLICT DO UPDATE SET start=min(start, excluded.start)",
-            (inode.ino, inode.gen, start),
-        )
 
     # -- the queue ------------------------------------------------------------------------------
 

@@ -217,10 +217,10 @@ def _let_rare_things_happen() -> None:
     """Within the seconds that a life lasts here."""
     from afmfs.cache.content import blobs
     from afmfs.cache.home import link
-    from afmfs.cache.store import checkpoint, disk, store
+    from afmfs.cache.store import checkpoint, disk, inodes
 
     disk.LOG = 192 << 10  # bytes of log from which on there are checkpoints
     checkpoint.POLL_S = 0.05
     blobs.OPEN_BLOBS = 6
-    store.INODES_IN_MEMORY = 24
+    inodes.IN_MEMORY = 24
     link.RESTART_S = (0.02,) * len(link.RESTART_S)  # type: ignore[assignment]
