@@ -21,5 +21,5 @@ def row_sum(ino: Any, place: Any, content: Any) -> int:
     if type(ino) is not int or type(place) is not int:
         return NONE
     if type(content) is bytes:
-        return crc32(content, crc32(_TWO(ino, place)))
+        return crc32(_TWO(ino, place) + content)
     return crc32(_THREE(ino, place, content)) if type(content) is int else NONE
