@@ -177,7 +177,7 @@ class _Engine:
             journal, replay.book, self.contact, replay.priority,
             Restorer(
                 journal, replay.book, self.view, self.progress, self.contact,
-                replay.due, replay.tell_outcomes,
+                replay.due, replay.steps.say_outcomes,
                 with_xattrs=bool(tunables.get("xattrs", False)),
             ),
             say,
@@ -186,11 +186,11 @@ class _Engine:
 
     def _makers(self, cache: Path, directory: Path) -> dict[str, Maker]:
         """What makes each kind of report."""
-        due = self.replay.due
+        due, book, work = self.replay.due, self.replay.book, self.replay.site.work
         return {
             "verify": Verify(self.view, self.progress, self.contact, cache, directory, due),
             "trash": self.trash.listing,
-            "dry-run": DryRun(self.view, self.contact, self.replay.book, self.replay.work).rows,
+            "dry-run": DryRun(self.view, self.contact, book, work).rows,
         }
 
     def tick(self, ticks: int) -> None:

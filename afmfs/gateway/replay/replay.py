@@ -12,7 +12,6 @@ The order of steps is what survives crashes (crash-rules.md; each rule is named 
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import sqlite3
@@ -22,24 +21,19 @@ from collections.abc import Callable
 from typing import Any
 
 from afmfs.gateway.home.contact import Contact
-from afmfs.gateway.home.home import Home
-from afmfs.gateway.home.trouble import HomeAway, Inconsistent, gone
-from afmfs.gateway.job.job import FORGIVING, Jobs
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent
+from afmfs.gateway.job.job import Jobs
 from afmfs.gateway.job.priority import SEEKING, SETTLING, Priority
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.drops import Drops
 from afmfs.gateway.replay.exchange import clean
 from afmfs.gateway.replay.execute import Execution, Result
 from afmfs.gateway.replay.landing import Landing, land, refusal
 from afmfs.gateway.replay.points import Points, Stopped
+from afmfs.gateway.replay.site import Site
 from afmfs.gateway.replay.steps import Steps
 from afmfs.gateway.replay.window import Pick, Waiting, Window
-from afmfs.gateway.replay.work import Work
-from afmfs.gateway.state.journal import (
-    DROPPED,
-    Journal,
-    Outcome,
-)
-from afmfs.gateway.state.locate import Locator
+from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import View
 from afmfs.gateway.threads import Threads
@@ -69,18 +63,16 @@ class Replay:
         self._points = Points(send, self._begun)
         self.book = TrashBook(journal)
         self.priority = Priority(journal, self.book)
-        steps = Steps(
+        self.site = Site(view, journal, progress, contact, hello["tunables"])
+        self.steps = steps = Steps(
             view=view, journal=journal, progress=progress, contact=contact, send=send,
-            work=self.work, make_point=self._points.make, sync=self._sync_home,
+            work=self.site.work, make_point=self._points.make, sync=self.site.sync,
         )  # fmt: skip
-        self._steps = steps
         self.jobs = Jobs(steps, self.priority, self.book, threads)
-        tunables: dict[str, Any] = hello["tunables"]
+        delay_s = float(hello["tunables"].get("async_delay_s", 15.0))
         self._view, self._journal, self._progress = view, journal, progress
         self._contact, self._threads, self._send = contact, threads, send
-        self._home_sync = str(tunables.get("home_sync", "batch"))
-        self._xattrs = bool(tunables.get("xattrs", False))
-        self._window = Window(view, journal, progress, float(tunables.get("async_delay_s", 15.0)))
+        self._window = Window(view, journal, progress, delay_s)
         self._window.waiting_inos = self.priority.waiting_inos
         self._window.flush_through = int(hello.get("flush_through") or 0)
         self._stopped = bool(hello.get("stopped"))
@@ -88,11 +80,10 @@ class Replay:
         self._changed = threading.Condition()
         self._awake = False
         self._ending = False
-        self._drops: list[tuple[int, int]] = []
+        self._drops = Drops(steps)
         self._landing: Landing | None = None
         self._breaks = 0
         self._said = ""
-        self._wary = False  # home had no room for what it had taken: files are synced one by one
         self._clean = True  # whether something may have to be removed at home
         self.in_doubt = 0
         self.settled = False
@@ -160,7 +151,7 @@ class Replay:
         """Those that the last gateway recorded and could not tell of any more would count as
         pending until something else is executed."""
         if self._journal.seq and not self._strange:
-            self._steps.say_outcomes()
+            self.steps.say_outcomes()
 
     def _begun(self) -> dict[str, int]:
         """What a cache whose gateway.db is lost has to know."""
@@ -184,7 +175,7 @@ class Replay:
         self._points.done(rid, ok)
 
     def drop(self, rid: int, entry: int) -> None:
-        self._drops.append((rid, entry))
+        self._drops.ask(rid, entry)
         self.wake()
 
     def stop(self) -> None:
@@ -220,8 +211,7 @@ class Replay:
         with self._changed:
             self._awake = False
         self._journal.affirm()
-        while self._drops:
-            self._drop(*self._drops.pop(0))
+        self._drops.serve(self._landing, strange=self._strange)
         if self._landing is not None and (self._landing.requeued or self._landing.untouched):
             self._record_after_point()
             if self._landing is not None:
@@ -293,7 +283,7 @@ class Replay:
     def _replay(self, pick: Pick) -> None:
         batch, ids = pick.batch, pick.batch.ids
         with self._contact.opened() as (connection, home), self._progress.replaying(home):
-            work = self.work(home)
+            work = self.site.work(home)
             work.doubt, work.touched = pick.doubt, set(pick.batch.touched)
             execution = Execution(work, self._threads)
             if not pick.doubt:
@@ -317,39 +307,9 @@ class Replay:
             # are derived without what needs nothing at home.
             self._progress.finish(batch.settled, 0, None)
             result = execution.run(batch)
-            self._sync_home(home)  # before any outcome is recorded: home-sync
+            self.site.sync(home)  # before any outcome is recorded: home-sync
             connection.check(home)  # else all is in doubt: connection
         self._land(pick, result)
-
-    def work(self, home: Home) -> Work:
-        """What all actions of a batch at an open home share."""
-        return Work(
-            home=home,
-            view=self._view,
-            journal=self._journal,
-            progress=self._progress,
-            locator=Locator(self._view, self._progress.executed, self._progress.forgotten),
-            doubt=False,
-            forgiving=self._journal.get(FORGIVING) or 0,
-            sync_files=self._home_sync == "file"
-            or self._wary
-            or (self._home_sync == "batch" and home.properties.is_fuse),
-            xattrs=self._xattrs,
-            pulse=self._contact.pulse,
-        )
-
-    def _sync_home(self, home: Home) -> None:
-        try:
-            if self._home_sync == "none":
-                home.move_on()
-            else:
-                home.sync()
-        except OSError as exc:
-            # What was written since the last sync may be lost: all of it is in doubt. By file, home
-            # says what it has no room for, and only that waits.
-            self._wary = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-            raise gone("home can't be synced", exc.errno) from exc
-        self._contact.era.reached = home.reached
 
     def _give_back(self, pick: Pick) -> None:
         """No durable point can be had: the batch was not begun."""
@@ -365,7 +325,7 @@ class Replay:
         landing = land(pick, result, self._journal.requeued())
         self._progress.end()
         self._landing, self._breaks, self._said = landing, 0, ""
-        self._wary = self._wary and bool(landing.requeued)
+        self.site.wary = self.site.wary and bool(landing.requeued)
         landing.reached = self._contact.era.reached
         firsts = {action.ids[0] for action, _ in result.failed}
         for one in landing.requeued:
@@ -404,7 +364,7 @@ class Replay:
         landing = self._landing
         if landing is None:
             return
-        seq = landing.record(self._journal)
+        landing.record(self._journal)
         self._landing = None
         executed, progress = landing.executed, self._progress
         progress.recorded(executed)
@@ -414,38 +374,16 @@ class Replay:
         self._clean |= bool(landing.exchanges)
         if landing.requeued or landing.untouched:
             self._window.rewind()
-        self._steps.executed += len(executed)
+        self.steps.executed += len(executed)
         if executed:
-            self.tell_outcomes(seq)
-
-    def tell_outcomes(self, seq: int) -> None:
-        """The mount process may take over what is recorded."""
-        self._send({"type": "outcomes", "seq": seq, "num_exec": self._steps.executed})
-
-    def _drop(self, rid: int, entry: int) -> None:
-        """An administrator's wish: home will never have this change."""
-        busy = self._journal.in_flight(entry) and entry not in self._journal.requeued()
-        rows = self._view.entries([entry])
-        busy = busy or self._strange
-        if self._landing is not None:
-            busy = busy or entry in self._landing.executed
-        answer: Message = {"type": "dropped", "rid": rid, "ok": not busy and bool(rows)}
-        if busy:
-            answer["reason"] = "the entry is being executed, or may have been"
-        elif not rows:
-            answer["reason"] = "there is no such entry"
-        else:
-            seq = self._journal.land([Outcome(entry, rows[0].ino, None, DROPPED)])
-            self._progress.unmark([entry])
-            self.tell_outcomes(seq)
-        self._send(answer)
+            self.steps.say_outcomes()
 
     def send_status(self) -> None:
         requeued = self._journal.requeued()
         self._send(
             {
                 "type": "status",
-                "num_exec": self._steps.executed,
+                "num_exec": self.steps.executed,
                 "executing": len(self._progress.running),
                 "requeued": len(requeued),
                 "refusal": refusal(requeued.values()),

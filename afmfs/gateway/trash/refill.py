@@ -58,7 +58,7 @@ def is_refill(destination: bytes | None) -> bool:
 
 
 class Refiller:
-    """`due`: whether a running job is yet to see to an inode. `tell` is given the number of a new
+    """`due`: whether a running job is yet to see to an inode. `tell` says that there is a new
     outcome. Methods that take a home are called while nothing is replayed."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Refiller:
         progress: Progress,
         contact: Contact,
         due: Callable[[int], bool],
-        tell: Callable[[int], None],
+        tell: Callable[[], None],
     ) -> None:
         self._journal, self._book, self._view = journal, book, view
         self._progress, self._contact, self._due, self._tell = progress, contact, due, tell
@@ -213,7 +213,8 @@ class Refiller:
             elif state == MOVED:
                 self._book.forget_destination(db, row.number)
 
-        self._tell(self._journal.land([Outcome(0, ino, stamp, RESYNCED)], also=also))
+        self._journal.land([Outcome(0, ino, stamp, RESYNCED)], also=also)
+        self._tell()
 
     @contextmanager
     def _opened(self, home: Home, ino: int) -> Iterator[tuple[int | None, bytes]]:

@@ -69,7 +69,7 @@ class Restorer:
         progress: Progress,
         contact: Contact,
         due: Callable[[int], bool],
-        tell: Callable[[int], None],
+        tell: Callable[[], None],
         *,
         with_xattrs: bool,
     ) -> None:

@@ -1,0 +1,40 @@
+"""Entries that an administrator wants to be rid of: home will never have their changes."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.landing import Landing
+from afmfs.gateway.replay.steps import Steps
+from afmfs.gateway.state.journal import DROPPED, Outcome
+
+
+class Drops:
+    """Asked for by any thread, served by the replay's."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+        self._wanted: deque[tuple[int, int]] = deque()
+
+    def ask(self, rid: int, entry: int) -> None:
+        self._wanted.append((rid, entry))
+
+    def serve(self, landing: Landing | None, *, strange: bool) -> None:
+        """Drop what can be, and answer. Not what is executed and `landing`, nor anything as long as
+        the cache has not taken note of a `strange` journal."""
+        while self._wanted:
+            rid, entry = self._wanted.popleft()
+            self._steps.send({"type": "dropped", "rid": rid} | self._drop(entry, landing, strange))
+
+    def _drop(self, entry: int, landing: Landing | None, strange: bool) -> Message:
+        journal, rows = self._steps.journal, self._steps.view.entries([entry])
+        busy = journal.in_flight(entry) and entry not in journal.requeued()
+        if busy or strange or (landing is not None and entry in landing.executed):
+            return {"ok": False, "reason": "the entry is being executed, or may have been"}
+        if not rows:
+            return {"ok": False, "reason": "there is no such entry"}
+        journal.land([Outcome(entry, rows[0].ino, None, DROPPED)])
+        self._steps.progress.unmark([entry])
+        self._steps.say_outcomes()
+        return {"ok": True}
