@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from afmfs.gateway.home import marker
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.marker import Claim, Marker
+from afmfs.gateway.home.memory import is_left_over
 from afmfs.gateway.home.probe import probe
 from afmfs.model.properties import Properties
 
@@ -141,7 +143,10 @@ def test_leftovers_are_removed(root: Path, ours: Marker) -> None:
     (left / "file").touch()
     os.mkfifo(left / "fifo")
     (left / "symlink").symlink_to("/")
+    now = int(time.time())
+    (left.parent / f"look-0a-{now - 7200}").touch()
     probed(root, ours)
+    assert not is_left_over(b"look-0a-%d" % now)  # somebody may be looking at it
 
 
 def test_a_leftover_that_cannot_be_removed_does_no_harm(root: Path, ours: Marker) -> None:

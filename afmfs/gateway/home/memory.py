@@ -10,12 +10,16 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from afmfs.gateway.home.home import Home
+
+KEPT_S = 3600.0
+"""A look at home is over by then."""
 
 _LINKED = frozenset({stat.S_IFREG, stat.S_IFLNK})
 _NO_LINK = frozenset(
@@ -41,12 +45,23 @@ def look_anew(home: Home, dirfd: int, name: bytes) -> os.stat_result:
 
 
 def _look_beside(home: Home, dirfd: int, name: bytes) -> os.stat_result:
-    alias, scratch = b"look-" + os.urandom(8).hex().encode(), home.scratch()
+    alias = b"look-%s-%d" % (os.urandom(8).hex().encode(), time.time())
+    scratch = home.scratch()
     home.link(dirfd, name, scratch, alias)
     try:
         return home.lstat(scratch, alias)
     finally:
         home.unlink(scratch, alias)
+
+
+def is_left_over(name: bytes) -> bool:
+    """Whether it is such a name in home's scratch directory, and nobody can be looking any more:
+    home went away before it was removed."""
+    return (
+        name.startswith(b"look-")
+        and (made := name.rpartition(b"-")[2]).isdigit()
+        and abs(time.time() - int(made)) > KEPT_S
+    )
 
 
 def _ask(dirfd: int, name: bytes) -> None:

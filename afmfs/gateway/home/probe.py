@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from afmfs.gateway.home import syscalls, xattrs
 from afmfs.gateway.home.home import MARKER, SCRATCH, Home
+from afmfs.gateway.home.memory import is_left_over
 from afmfs.model.properties import Properties
 
 _PREFIX = b"probe-"
@@ -121,7 +122,7 @@ def _try_all(home: Home, place: int, previous: Properties | None) -> Properties:
 
 
 def remove_leftovers(home: Home) -> None:
-    """Remove what this and earlier probes left, as far as it can be removed."""
+    """Remove what this and earlier probes, and looks at home, left, as far as it can be removed."""
     try:
         listing = home.open_directory(SCRATCH)
     except FileNotFoundError:
@@ -131,11 +132,13 @@ def remove_leftovers(home: Home) -> None:
     finally:
         os.close(listing)
     for name in names:
-        if name.startswith(_PREFIX):
-            try:
+        try:
+            if name.startswith(_PREFIX):
                 _remove(home, name)
-            except OSError:
-                pass  # does no harm where it is; the next probe tries again
+            elif is_left_over(name):
+                home.unlink(home.scratch(), name)
+        except OSError:
+            pass  # does no harm where it is; the next probe tries again
 
 
 def _remove(home: Home, name: bytes) -> None:

@@ -237,7 +237,7 @@ class Settler:
     def _lstat(self, place: Place) -> os.stat_result | None:
         work = self.work
         try:
-            return work.home.lstat(work.directory(place[0]), place[1])
+            return work.home.lstat_anew(work.directory(place[0]), place[1])
         except OSError as exc:
             trouble = work.trouble(exc, place, Verb.READ)
             if isinstance(trouble, Inconsistent):
