@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -27,6 +28,9 @@ ENDING = 120.0
 
 FLUSHING = 900.0
 """Seconds in which all that is pending comes home."""
+
+EVENTS = 100_000
+"""More than are kept."""
 
 OPTIONS = ("durable_interval=1", "async_delay=1")
 
@@ -79,6 +83,8 @@ class Soak:
             sshfs = sshd.mount(self.served, self.base / "remote", "reconnect")
             mount = Mount(self.base / "remote", self.base / "fs", *OPTIONS, watch=seconds + 3600)
             mount.mount()
+            for directory in (*self.names, "library"):
+                os.listdir(mount.point / directory)  # what is not known here needs home
             weather = Weather(sshd, sshfs, self.seed, calm, storm)
             try:
                 with self._working(mount):
@@ -184,6 +190,9 @@ class Soak:
         state = mount.status()["state"]
         if state != "Active":
             self.report.faults.append(f"state {state} at the end\n{mount.events(30)}")
+        for event in mount.events(EVENTS).splitlines():
+            if "afmNeedsResync" in event:  # nobody else has touched home
+                self.report.faults.append(event)
         assert_same(mount.point, self.served, ignore=["mtime"])  # sftp knows seconds only
         mount.unmount()
 

@@ -87,10 +87,8 @@ class Scribe(Writer):
     def evict(self) -> None:
         """What is read here is cached."""
 
-    def link(self) -> None:
-        """Nothing that sshfs can't do, or forgets when its server comes back."""
-
-    fifo = exchange = chown = work_unlinked = link
+    def fifo(self) -> None:
+        """SFTP makes no FIFOs: home could not hold it."""
 
     def result(self) -> dict[str, object]:
         return super().result() | self.clock.result()
