@@ -61,7 +61,7 @@ def play(steps: Steps, window: int) -> None:
     gateway.check_same()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lives(), st.integers(1, 60))
 def test_batch_after_batch_is_entry_after_entry(steps: Steps, window: int) -> None:
     cache, gateway = world()
@@ -75,7 +75,7 @@ def test_batch_after_batch_is_entry_after_entry(steps: Steps, window: int) -> No
     gateway.check_same()
 
 
-@settings(max_examples=900, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lives("batch", "interrupted", "interrupted"))
 def test_a_batch_in_doubt_is_executed_again_without_harm(
     steps: Steps,
@@ -83,7 +83,7 @@ def test_a_batch_in_doubt_is_executed_again_without_harm(
     play(steps, window=40)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lives("batch", "failing", "failing", "interrupted", "release"))
 def test_what_failed_waits_and_what_depends_on_it_too(
     steps: Steps,
@@ -91,7 +91,7 @@ def test_what_failed_waits_and_what_depends_on_it_too(
     play(steps, window=40)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(lives())
 def test_every_entry_is_in_one_place(steps: Steps) -> None:
     cache, _ = world()

@@ -372,6 +372,7 @@ def many(make_mount: MakeMount, home: Path) -> Mount:
     return hundreds(make_mount(home), 15)
 
 
+@pytest.mark.long
 def test_ten_thousand_files(make_mount: MakeMount, home: Path) -> None:
     many = hundreds(make_mount(home, watch=300), 100)
     (gateway,) = many.gateways()

@@ -64,7 +64,7 @@ def test_what_sshfs_does_not_know_yet_is_not_overwritten(remote: Remote) -> None
 
 
 @pytest.mark.parametrize("remote", [QUICK], indirect=True)
-@pytest.mark.parametrize("disturb", [hang, lose])
+@pytest.mark.parametrize("disturb", [pytest.param(hang, marks=pytest.mark.long), lose])
 def test_a_resync_brings_a_remote_home_back(
     remote: Remote, disturb: Callable[[Remote], None]
 ) -> None:

@@ -64,7 +64,15 @@ def uncached(remote: Remote) -> Path:
     return remote.mount.point / "two/old2"
 
 
-@pytest.mark.parametrize("disturb", [hang, die, mount_again, lose])
+@pytest.mark.parametrize(
+    ("remote", "disturb"),
+    [
+        *[("reconnect", disturb) for disturb in (hang, die, mount_again, lose)],
+        ("plain", die),
+        *[pytest.param("plain", disturb, marks=pytest.mark.long) for disturb in (hang, lose)],
+    ],
+    indirect=["remote"],
+)
 def test_cached_work_goes_on_and_everything_arrives(
     remote: Remote, disturb: Callable[[Remote], None]
 ) -> None:
