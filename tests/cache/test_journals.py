@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from afmfs.cache.fileset import Fileset
-from afmfs.cache.home import journals
+from afmfs.cache.home import kept
 from afmfs.cache.home.known_journal import Remembered, remember, remembered
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.protocol import Message
@@ -169,7 +169,7 @@ async def test_an_unclean_stop_and_a_loss_have_one_end(office: Office, tmp_path:
 async def test_a_full_disk_is_waited_for(
     office: Office, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journals, "RETRY_S", 0.01)
+    monkeypatch.setattr(kept, "RETRY_S", 0.01)
     async with office.fileset(tmp_path) as fileset:
         await work(office, fileset)
         errors: list[Exception] = [

@@ -85,3 +85,13 @@ def test_a_file_that_is_written_anew(engine: Engine, asked: list[str], flags: in
     write(engine, 0, b"n" * 4 * BLOCK, flags)
     assert read(engine, 0, 5 * BLOCK) == b"n" * 4 * BLOCK
     assert asked == []
+
+
+def test_what_is_removed_has_no_state(engine: Engine) -> None:
+    """Though its directory may be somebody's still."""
+    files = EngineFiles(engine.fileset, engine.call)
+    files.mkdir(b"d", 0o755)
+    ino = files.walk(b"d").ino
+    files.rmdir(b"d")
+    with pytest.raises(OSError, check=lambda exc: exc.errno == errno.ESTALE):
+        engine.call(lambda: engine.fileset.cached_state(ino))

@@ -96,6 +96,20 @@ async def test_a_name_comes_while_its_directory_is_being_read(
         assert sorted(await names(fileset)) == [b"f.restored-3", b"other"]
 
 
+async def test_where_the_cache_is_damaged_it_waits_and_the_rest_goes_on(
+    office: Office, tmp_path: Path
+) -> None:
+    async with office.fileset(tmp_path) as fileset, trio.open_nursery() as nursery:
+        assert await names(fileset) == []
+        with fileset._store:
+            fileset._namespace.enter(ROOT, b"f.restored-3", 4711)  # of an inode that is not there
+        nursery.start_soon(fileset.trash.restore, 3, None)
+        await say_restored(office.gateway, 1, beside())
+        await trio.testing.wait_all_tasks_blocked()
+        assert await names(fileset) == []
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_directory_that_was_never_read_is_read_later(
     office: Office, tmp_path: Path
 ) -> None:

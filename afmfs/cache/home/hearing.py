@@ -7,14 +7,12 @@ import logging
 import socket
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-
-import trio
 
 from afmfs.cache.content.harm import Harm
 from afmfs.cache.home import lost_entries
 from afmfs.cache.home.journals import Journals
+from afmfs.cache.home.kept import until_kept
 from afmfs.cache.job.jobs import Job, Jobs
 from afmfs.cache.job.pace import Pace
 from afmfs.cache.report import queue as queue_report
@@ -35,23 +33,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RETRY_S = 1.0
-
 PAST = 200
 """Tokens of so many earlier mounts are known: home with such a marker is an older state of it."""
-
-
-async def until_kept(call: Callable[[], Awaitable[None]], trouble: str) -> None:
-    """Do what the cache's disk has to take, however long it does not."""
-    said = False
-    while True:
-        try:
-            return await call()
-        except (OSError, sqlite3.Error) as exc:
-            if not said:
-                log.error("%s: %s", trouble, exc)
-            said = True
-            await trio.sleep(RETRY_S)
 
 
 class Hearing:

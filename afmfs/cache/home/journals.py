@@ -9,12 +9,10 @@ it would be the known one, and the doubt forgotten.
 from __future__ import annotations
 
 import logging
-import sqlite3
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-import trio
-
+from afmfs.cache.home.kept import until_kept
 from afmfs.cache.home.known_journal import Remembered, remember, remembered
 from afmfs.cache.report.event import insert_event
 from afmfs.gateway.protocol import Message
@@ -28,8 +26,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOST = "afmJournalLost"
-
-RETRY_S = 1.0
 
 
 class Journals:
@@ -65,16 +61,15 @@ class Journals:
     async def meet(self, message: Message) -> Job | None:
         """The gateway has a journal that is not the remembered one, and waits. The job that settles
         what is in doubt, if that one was lost."""
-        while True:
-            try:
-                job = self._take_note(message)
-                # Outcomes are numbered anew, and what was read of the other one is void.
-                await self._follow()
-                await self._jobs.announce()  # journal-first
-                break
-            except (OSError, sqlite3.Error) as exc:  # a full disk
-                log.error("gateway.db is new, which can't be taken note of yet: %s", exc)
-                await trio.sleep(RETRY_S)
+
+        async def keep() -> Job | None:
+            job = self._take_note(message)
+            # Outcomes are numbered anew, and what was read of the other one is void.
+            await self._follow()
+            await self._jobs.announce()  # journal-first
+            return job
+
+        job = await until_kept(keep, "gateway.db is new, which can't be taken note of yet")
         self._link.post({"type": "journal_known", "id": message["id"]})
         return job
 

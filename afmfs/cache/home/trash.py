@@ -15,11 +15,13 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from afmfs.cache.home.kept import until_kept
 from afmfs.cache.report.event import insert_event
 from afmfs.cache.report.trash import Listing, read_trash
 from afmfs.cache.store.inode import LISTED
@@ -41,8 +43,6 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 3.0
 """How long a command waits for its end: whoever writes to a control file can't be interrupted."""
-
-RETRY_S = 1.0
 
 TOLD = 20
 """Entries, and refusals, that the answer and the event name."""
@@ -180,13 +180,11 @@ class TrashDesk:
         while True:
             await self._wanted.wait()
             self._wanted = trio.Event()
-            assert self._running is not None
-            try:
-                await self._restore_all(self._running)
-            except (OSError, sqlite3.Error) as exc:  # a full disk: as after a restart
-                log.error("what is restored can't be taken in yet: %s", exc)
-                await trio.sleep(RETRY_S)
-                self._wanted.set()
+            running = self._running
+            assert running is not None
+            await until_kept(
+                partial(self._restore_all, running), "what is restored can't be taken in yet"
+            )
 
     async def _restore_all(self, restore: Restore) -> None:
         path = None if restore.path is None else os.fsencode(restore.path)

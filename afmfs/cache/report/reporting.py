@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -17,6 +18,7 @@ from afmfs import __version__
 from afmfs.cache.content.harm import event_of
 from afmfs.cache.home.hearing import Hearing
 from afmfs.cache.job.jobs import RECOVERY
+from afmfs.cache.names.namespace import failed
 from afmfs.cache.report import queue as queue_report
 from afmfs.cache.report.cached import cached_report
 from afmfs.cache.report.event import Event, read_events
@@ -154,7 +156,8 @@ class Reporting(Hearing):
 
     def cached(self, ino: int) -> CachedReport:
         inode = self._store.inode(ino)
-        assert inode is not None
+        if inode is None:
+            raise failed(errno.ESTALE)  # removed, and still somebody's
         return cached_report(
             inode,
             self._validity,
