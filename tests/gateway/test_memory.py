@@ -14,6 +14,7 @@ import pytest
 from afmfs.gateway.home.home import Home
 from tests.gateway.fake_mount import FakeMount
 from tests.gateway.test_doubt import run
+from tests.gateway.test_job import resync, start
 
 if TYPE_CHECKING:
     from tests.harness.sshd import Sshd
@@ -186,6 +187,19 @@ def test_a_file_that_is_pushed_under_another_name(
     run(mount)
     wanted = {name: data for name, data in BEFORE.items() if name != "a"}
     assert contents(served) == wanted | {"too": (b"longer" * 1000)[: len(old("a"))]}
+
+
+def test_a_resync_moves_to_a_name_that_is_only_remembered(mount: FakeMount) -> None:
+    """Not moved, what only home has of the file would be lost here."""
+    served = mount.home.parent / "served"
+    (mount.home / "b").lstat()
+    (served / "b").unlink()  # by a call of ours that nobody heard of
+    mount.remove(b"b")
+    mount.rename(b"a", b"b")
+    start(mount)
+    assert "lost" not in resync(mount).values()
+    wanted = {name: data for name, data in BEFORE.items() if name != "a"}
+    assert contents(served) == wanted | {"b": BEFORE["a"]}
 
 
 def contents(served: Path) -> dict[str, bytes | None]:
