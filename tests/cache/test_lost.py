@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from afmfs.cache.report import reporting
 from tests.harness.engine import Engine, ThreadGateway
 from tests.harness.files import EngineFiles
 
@@ -85,6 +86,29 @@ def test_a_file_that_is_written_anew(engine: Engine, asked: list[str], flags: in
     write(engine, 0, b"n" * 4 * BLOCK, flags)
     assert read(engine, 0, 5 * BLOCK) == b"n" * 4 * BLOCK
     assert asked == []
+
+
+def test_a_costly_count_is_not_made_for_each_status(
+    engine: Engine, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[str] = []
+    fileset, real = engine.fileset, engine.fileset._count
+
+    def count(sql: str) -> int:
+        counts.append(sql)
+        return real(sql)
+
+    monkeypatch.setattr(fileset, "_count", count)
+
+    async def lost() -> list[int]:
+        return [fileset.status().lost for _ in range(3)]
+
+    assert engine.call(lost) == [1, 1, 1]
+    assert counts.count(reporting._LOST) == 3
+    monkeypatch.setattr(reporting, "COSTLY_S", -1.0)  # any is
+    monkeypatch.setattr(reporting, "REST", 1e6)
+    assert engine.call(lost) == [1, 1, 1]
+    assert counts.count(reporting._LOST) == 4
 
 
 def test_what_is_removed_has_no_state(engine: Engine) -> None:

@@ -37,6 +37,12 @@ DIRTY_EXACT = 5_000
 """Pending entries up to which `dirty_bytes` is worked out exactly when status is read."""
 
 
+_LOST = "SELECT count(*) FROM lost JOIN inode USING (ino)"
+
+COSTLY_S, REST = 0.01, 100
+"""A count that takes so long is not made again for so many times as long: it holds up requests."""
+
+
 class Reporting(Hearing):
     """The fileset's mouth."""
 
@@ -46,6 +52,8 @@ class Reporting(Hearing):
     def __init__(self) -> None:
         super().__init__()
         self.touched = False
+        self._lost = 0  # files that home has lost, at the last count
+        self._lost_until = 0.0  # monotonic; till then that has to do
 
     @property
     def mount_point(self) -> str:
@@ -107,7 +115,7 @@ class Reporting(Hearing):
             executing=home.executing,
             requeued=facts.requeued,
             unrepresentable=self._count("SELECT count(*) FROM unrepresentable"),
-            lost=self._count("SELECT count(*) FROM lost JOIN inode USING (ino)"),
+            lost=self._count_lost(),
             nulled_files=self._retirement.nulls.files(),
             bytes_pending=counters.bytes_pending,
             dirty_bytes=self._dirty_bytes(),
@@ -153,6 +161,15 @@ class Reporting(Hearing):
     def _count(self, sql: str) -> int:
         row = self._ask(sql)
         return 0 if row is None else int(row[0])
+
+    def _count_lost(self) -> int:
+        """A new home may lack most of a large fileset: then each is a look at two tables."""
+        before = time.monotonic()
+        if before >= self._lost_until:
+            self._lost = self._count(_LOST)
+            took = time.monotonic() - before
+            self._lost_until = before + took * REST if took > COSTLY_S else 0.0
+        return self._lost
 
     def cached(self, ino: int) -> CachedReport:
         inode = self._store.inode(ino)
