@@ -1,1 +1,1 @@
-"""Long answers that change nothing: verify, dry runs, trash lists."""
+"""Long answers that change nothing: verify and dry runs."""
