@@ -125,6 +125,9 @@ WATCH, STEER, REPAIR, HELP = "Watch", "Steer", "Repair", "Help"
 JSON = {"--json": "JSON"}
 """The flag of commands whose output a script may read."""
 
+TIMEOUT = {"--timeout": ("S", "with --wait: give up after S seconds, with status 1")}
+"""The value of commands that can be waited for. afmctl waits: here it is only checked."""
+
 
 # -- parsing -------------------------------------------------------------------------------------
 
@@ -206,6 +209,11 @@ def number(text: str, what: str) -> int:
     if not (text.isascii() and text.isdigit() and int(text)):
         raise UnknownCommand(f"{what} is a number, not {text!r}")
     return int(text)
+
+
+def check_timeout(words: Words) -> None:
+    if "--timeout" in words.values:
+        seconds(words.values["--timeout"])
 
 
 def seconds(text: str) -> float:

@@ -29,16 +29,17 @@ from afmfs.cache.command.command_line import (
     JSON,
     REPAIR,
     STEER,
+    TIMEOUT,
     WATCH,
     Command,
     Steered,
     Table,
     Words,
+    check_timeout,
     find,
     number,
     parse,
     resolve,
-    seconds,
 )
 from afmfs.cache.report.event import render_events
 from afmfs.cache.report.status import Status, render_cached, render_json, render_state
@@ -117,8 +118,7 @@ async def _getstate(fileset: Steered, words: Words) -> str:
 
 
 async def _flush(fileset: Steered, words: Words) -> str:
-    if "--timeout" in words.values:
-        seconds(words.values["--timeout"])
+    check_timeout(words)
     return f"flushPending: through {fileset.flush_pending()}\n"
 
 
@@ -244,7 +244,7 @@ _COMMANDS = (
         group=STEER,
         handler=_flush,
         flags={"--wait": "wait until all of it is at home (afmctl only)"},
-        values={"--timeout": ("S", "with --wait: give up after S seconds, with status 1")},
+        values=TIMEOUT,
         details="Answers with the number of the newest entry that it covers. With --wait afmctl"
         "\nends with status 1 and the reason once what is left can't go. When it ends with 0 and"
         "\nnothing newer was queued, the state is Active.",

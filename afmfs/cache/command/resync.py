@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from afmfs.cache.command.command_line import REPAIR, STEER, Command, Steered, Words, seconds
+from afmfs.cache.command.command_line import (
+    REPAIR,
+    STEER,
+    TIMEOUT,
+    Command,
+    Steered,
+    Words,
+    check_timeout,
+)
 from afmfs.cache.report.status import Status
 from afmfs.errors import Refused, UnknownCommand
 from afmfs.model.states import State
@@ -34,8 +42,7 @@ async def _resync(fileset: Steered, words: Words) -> str:
     status = fileset.status()
     admit_resync(status)
     keep = "--keep-uncached" in words.flags
-    if "--timeout" in words.values:
-        seconds(words.values["--timeout"])
+    check_timeout(words)
     if "--dry-run" in words.flags:
         number = fileset.start_report("dry-run", manual=True, keep_uncached=keep)
         return f"resync: to be read from .afm/report once it is made: report {number}\n"
@@ -45,8 +52,7 @@ async def _resync(fileset: Steered, words: Words) -> str:
 
 async def _failover(fileset: Steered, words: Words) -> str:
     target = words.values.get("--new-target", "")
-    if "--timeout" in words.values:
-        seconds(words.values["--timeout"])
+    check_timeout(words)
     if not target:
         raise UnknownCommand("failover: name the new home with --new-target TARGET")
     await fileset.failover(target, target_only="--target-only" in words.flags)
@@ -76,7 +82,7 @@ COMMANDS: tuple[Command, ...] = (
             "--yes": "don't ask, even if something at home is nulled or replaced (afmctl only)",
             "--json": "with --dry-run: a JSON object a line (afmctl only)",
         },
-        values={"--timeout": ("S", "with --wait: give up after S seconds, with status 1")},
+        values=TIMEOUT,
         details="Pushes all cached data and all metadata, in the background. Uncached blocks of"
         "\npartly cached files become null bytes at home; evicted files stay as they are. What home"
         "\nalone holds is moved to its trash first, and no new name at home is removed or undone."
@@ -97,7 +103,7 @@ COMMANDS: tuple[Command, ...] = (
         },
         values={
             "--new-target": ("TARGET", "the path of the new home; also the present one, if wiped"),
-            "--timeout": ("S", "with --wait: give up after S seconds, with status 1"),
+            **TIMEOUT,
         },
         details="Everything cached goes to the new home, in the background, but for what is there"
         "\nalready with the same size and mtime, as `rsync -a` leaves it, together with what is"
