@@ -189,7 +189,6 @@ class _Engine:
         due, book, work = self.replay.due, self.replay.book, self.replay.site.work
         return {
             "verify": Verify(self.view, self.progress, self.contact, cache, directory, due),
-            "trash": self.trash.listing,
             "dry-run": DryRun(self.view, self.contact, book, work).rows,
         }
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from afmfs.errors import AfmError
+from afmfs.model.blocks import MAX_BLOCK, MIN_BLOCK
 from afmfs.model.quota import EVICT_AT, check_cache_size
 
 Value = bool | int | float | str
@@ -106,9 +107,6 @@ def _one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse
-
-
-MIN_BLOCK, MAX_BLOCK = 4 << 10, 16 << 20
 
 
 def _block_size(text: str) -> int:

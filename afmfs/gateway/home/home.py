@@ -26,7 +26,8 @@ UNLINKED: Path = (MARKER, b"unlinked")
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _MAKE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
+"""What a home says that can't sync a directory."""
 _REFUSED = frozenset({errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT})
 _SPECIAL_BITS = stat.S_ISUID | stat.S_ISGID
 
@@ -108,7 +109,7 @@ class Home(Walker):
         try:
             os.fsync(fd)
         except OSError as exc:
-            if exc.errno not in _NO_SYNC:
+            if exc.errno not in NO_SYNC:
                 raise
         finally:
             os.close(fd)

@@ -18,7 +18,7 @@ from typing import Any
 
 from afmfs.errors import Refused
 from afmfs.gateway.home import syscalls
-from afmfs.gateway.home.home import MARKER, Home
+from afmfs.gateway.home.home import MARKER, NO_SYNC, Home
 from afmfs.gateway.home.trouble import HomeAway
 
 SCHEMA = 1
@@ -26,7 +26,6 @@ NAME = b"home.json"
 _NEW = b"home.json.new"
 _BYTES_MAX = 64 << 10
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
-_NO_SYNC = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF})
 
 
 class Forbidden(Refused):
@@ -234,7 +233,7 @@ def _write(home: Home, wish: Claim, *, new: bool) -> None:
     try:
         home.unlink(directory, _NEW)  # of a gateway that was killed here
     except FileNotFoundError:
-        pass
+        pass  # as it should be
     fd = home.make_file(directory, _NEW)
     try:
         os.write(fd, wish.ours.encode())
@@ -279,7 +278,7 @@ def _sync_name(home: Home, fd: int, path: tuple[bytes, ...]) -> None:
     try:
         os.fsync(directory)
     except OSError as exc:
-        if exc.errno not in _NO_SYNC:
+        if exc.errno not in NO_SYNC:
             raise
         os.fsync(fd)
     finally:

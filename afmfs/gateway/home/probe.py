@@ -126,7 +126,7 @@ def remove_leftovers(home: Home) -> None:
     try:
         listing = home.open_directory(SCRATCH)
     except FileNotFoundError:
-        return
+        return  # none was ever made
     try:
         names = [os.fsencode(name) for name in os.listdir(listing)]
     finally:

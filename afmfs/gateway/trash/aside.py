@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable
 
 from afmfs.gateway.home import xattrs
-from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.home import NO_SYNC, Home
 from afmfs.gateway.state import transfer
 
 _COPYING, _COPIED, _EARLIER = b".copying", b".copied", b".earlier"
@@ -131,7 +131,7 @@ def _sync(trash: int) -> None:
     try:
         os.fsync(fd)
     except OSError as exc:
-        if exc.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):
+        if exc.errno not in NO_SYNC:
             raise
     finally:
         os.close(fd)

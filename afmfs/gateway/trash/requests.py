@@ -1,4 +1,4 @@
-"""What the mount process asks of home's trash: restore, empty, and a listing.
+"""What the mount process asks of home's trash: restore, and empty.
 
 One request at a time, in a thread beside the replay. A restore is answered in steps: the next
 request says up to which entry the mount process has durably taken in what it was told.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.trouble import HomeAway, Verb, classify
@@ -22,7 +20,6 @@ from afmfs.gateway.trash.book import MOVED, RESTORED, RESTORING, TrashBook, Tras
 from afmfs.gateway.trash.emptying import Emptied, empty, jobs_in_trash
 from afmfs.gateway.trash.refill import Refused, Row
 from afmfs.gateway.trash.restore import Restorer
-from afmfs.model.kinds import kind_name
 
 log = logging.getLogger(__name__)
 
@@ -138,30 +135,6 @@ class TrashRequests:
         if done.problem is not None:
             reply |= {"errno": done.problem.errno or errno.EIO, "reason": done.problem.strerror}
         return reply
-
-    # -- the report ------------------------------------------------------------------------------
-
-    def listing(self, options: dict[str, Any]) -> Iterator[Row]:
-        """Rows of the report "trash", of one job or of all."""
-        count = size = 0
-        for row in self._book.rows(options.get("job")):
-            yield described(row)
-            count, size = count + 1, size + row.size
-        yield {"summary": {"entries": count, "bytes": size}}
-
-
-def described(row: Trashed) -> Row:
-    """An entry as people and scripts read it."""
-    return {
-        "job": row.job,
-        "number": row.number,
-        "path": os.fsdecode(row.path),
-        "kind": kind_name(row.kind),
-        "why": row.why,
-        "size": row.size,
-        "time": row.time_ns / 1e9,
-        "state": row.state,
-    }
 
 
 def _below(path: bytes, wanted: bytes | None) -> bool:
