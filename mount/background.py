@@ -107,7 +107,7 @@ def leave_terminal(cache: Path) -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for source, target in ((null, 0), (log, 1), (log, 2)):
         os.dup2(source, target)
-        os.close(source) if source == null else None
+    os.close(null)
     os.close(log)
     os.chdir("/")
 

@@ -187,9 +187,8 @@ class Fetcher:
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:
             if reply["errno"] == errno.EAGAIN:
-                await trio.sleep(
-                    0.02
-                )  # home is being renamed under it, or a doubt is being settled
+                # Home is being renamed under it, or a doubt is being settled.
+                await trio.sleep(0.02)
                 return
             if reply["errno"] == errno.ESTALE:
                 self._meet(inode.ino)

@@ -231,7 +231,7 @@ class Reconciler:
             with work.progress.names.moving():
                 moved = move_aside(work.home, self._job.id, aside.number, dirfd, name, work.pulse)
         except FileNotFoundError:
-            return
+            return  # there is nothing to be moved any more
         except OSError as exc:
             trouble = work.trouble(exc, aside.place, Verb.MOVE)
             if exc.errno == errno.EXDEV:
@@ -362,7 +362,7 @@ class Reconciler:
         try:
             there = home.lstat(dirfd, place[1])
         except FileNotFoundError:
-            pass
+            pass  # the name is free
         else:
             if self._same(ours, there):
                 return

@@ -87,7 +87,7 @@ class Visit:
                 for above, name in self._comparer().locator.paths(ino):
                     return b"/".join((*above, name))
         except InDoubt:
-            pass
+            pass  # the cache's will do to tell of it
         return self._survey.path(ino)
 
     # -- names and attributes --------------------------------------------------------------------

@@ -230,7 +230,7 @@ def _set_aside(path: Path) -> str:
         try:
             os.rename(f"{path}{suffix}", f"{kept}{suffix}")
         except FileNotFoundError:
-            pass
+            pass  # SQLite need not have made each of them
     fd = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

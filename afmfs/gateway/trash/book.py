@@ -269,9 +269,8 @@ def _move_aside(home: Home, job: int, number: int, dirfd: int, name: bytes, puls
     try:
         found = home.lstat(dirfd, name)
     except FileNotFoundError:
-        return copy_aside(
-            home, dirfd, name, trash, moved, pulse
-        )  # one that is complete but in name
+        # A copy may be complete but in name.
+        return copy_aside(home, dirfd, name, trash, moved, pulse)
     try:
         home.rename(dirfd, name, trash, moved)
     except OSError as exc:

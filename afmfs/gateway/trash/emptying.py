@@ -98,7 +98,7 @@ class _Sweep:
             if stat.S_ISREG(st.st_mode) and st.st_nlink == 1 and name != INDEX:
                 self._done.size += st.st_size
         except FileNotFoundError:
-            pass
+            pass  # gone is what it was to be
         except OSError as exc:
             self._done.meet(exc)
             return False

@@ -190,7 +190,7 @@ class Restorer:
                 home.directory(tuple(above))
                 return tuple(above), name
             except (FileNotFoundError, NotADirectoryError):
-                pass
+                pass  # gone, or another thing now
         return (), _flat(path)
 
     def _parent(self, row: Trashed, directory: Path) -> int | None:
