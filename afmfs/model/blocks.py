@@ -31,6 +31,16 @@ def bounds(number: int, size: int, block: int) -> tuple[int, int]:
     return number * block, min((number + 1) * block, size)
 
 
+SHARDS = 256
+"""Directories that hold the blobs."""
+
+
+def blob_name(gen: int) -> str:
+    """Path of the blob of a generation below `blobs/`. Neighbours in time share a directory: they
+    are found, and made, in what the disk's cache holds."""
+    return f"{(gen >> 10) % SHARDS:02x}/{gen:x}"
+
+
 LONGEST_BLOB = 1 << 40
 """Every disk holds files of this length; what a file has beyond need not be in its blob's."""
 

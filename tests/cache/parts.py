@@ -147,7 +147,7 @@ class Parts:
         self.calls.clear()
 
     def blob_length(self, inode: Inode) -> int | None:
-        from afmfs.cache.content.blobs import blob_name
+        from afmfs.model.blocks import blob_name
 
         path = self.place / "blobs" / blob_name(inode.gen)
         return path.stat().st_size if path.exists() else None

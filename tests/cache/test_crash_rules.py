@@ -14,10 +14,10 @@ import trio.testing
 
 from afmfs.cache.content import durable as durable_module
 from afmfs.cache.content import leftovers
-from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.home import lost_entries
 from afmfs.cache.store.inode import Inode
 from afmfs.errors import Damaged
+from afmfs.model.blocks import blob_name
 from afmfs.model.entry import IN_PLACE, Op
 
 from .parts import BLOCK, Killed, Parts, parts  # noqa: F401  # the fixture

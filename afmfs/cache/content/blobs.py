@@ -24,23 +24,18 @@ import trio
 from afmfs.cache.store.disk import Disk
 from afmfs.cache.store.inode import Inode
 from afmfs.errors import Damaged
+from afmfs.model.blocks import SHARDS as SHARDS
 from afmfs.model.blocks import blob_length
+from afmfs.model.blocks import blob_name as blob_name
 from afmfs.model.ranges import Ranges
 
 OPEN_BLOBS = 512
-SHARDS = 256
 _ZEROS = 1 << 20
 """Most zeros that are written at a time."""
 POOL = 64
 """Empty blobs that are made at a time; as many more may wait. On a disk with few inodes left they
 are fewer: one in `SPARING` of those."""
 SPARING = 16
-
-
-def blob_name(gen: int) -> str:
-    """Path of a blob below `blobs/`. Neighbours in time share a directory, made when it is first
-    needed: they are found, and made, in what the disk's cache holds."""
-    return f"{(gen >> 10) % SHARDS:02x}/{gen:x}"
 
 
 def _about(inode: Inode) -> str:

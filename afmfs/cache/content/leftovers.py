@@ -17,8 +17,9 @@ from contextlib import closing
 
 import trio
 
-from afmfs.cache.content.blobs import SHARDS, Blobs, blob_name
+from afmfs.cache.content.blobs import Blobs
 from afmfs.cache.store.store import Store, connect_read_only
+from afmfs.model.blocks import SHARDS, blob_name
 
 log = logging.getLogger(__name__)
 

@@ -21,16 +21,13 @@ from afmfs.gateway.state.versions import (
     is_known,
     may_be_ours,
 )
-from afmfs.gateway.state.view import Row
+from afmfs.gateway.state.view import LISTED, Row
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
 from afmfs.model.entry import CONTENT_OPS, ROOT, Entry
 from afmfs.model.ranges import Ranges, cut, subtract, union
 from afmfs.model.resync import Cached, Found, Job, Kind
 from afmfs.model.times import held
-
-LISTED = 2
-"""Of a directory whose names are known, as cache.db has it."""
 
 
 class Seen(NamedTuple):

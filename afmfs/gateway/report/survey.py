@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afmfs.gateway.state.view import Row
+from afmfs.gateway.state.view import LISTED, Row
 from afmfs.model.entry import ROOT, UNLINKED, Op, describe
 from afmfs.model.ranges import Ranges, cut, difference, union
 
@@ -25,9 +25,6 @@ PAGE = 256
 
 UNREPRESENTABLE, LOST, NULLED = "unrepresentable", "lost", "nulled"
 """What may be on record of an inode."""
-
-LISTED = 2
-"""Value of inode.listed: all names of the directory are known."""
 
 _QUEUE_PAGE = 20_000
 """Numbers of entries looked through in one statement."""
@@ -43,7 +40,7 @@ CREATE TABLE dirty (ino, id, op, start, end, PRIMARY KEY (ino, id)) WITHOUT ROWI
 # free or move; dirty: bytes and sizes that they set. The queue has no index for either. What has
 # left the queue since stays here, and is told by that.
 
-_COLUMNS = f"{', '.join(Row._fields)}, listed"
+_COLUMNS = ", ".join(Row._fields)
 _NAMED = f"op BETWEEN {int(Op.MAKE)} AND {int(Op.EXCHANGE)}"
 
 
@@ -51,7 +48,11 @@ class Known(NamedTuple):
     """An inode as the cache has it."""
 
     row: Row
-    listed: bool  # of a directory: all its names are known
+
+    @property
+    def listed(self) -> bool:
+        """Of a directory: all its names are known."""
+        return self.row.listed == LISTED
 
     @property
     def ino(self) -> int:
@@ -134,7 +135,7 @@ class Survey:
 
     def _known(self, sql: str, *args: Any) -> list[Known]:
         rows = self._db.execute(sql, args).fetchall()
-        return [Known(Row(*row[:-1]), row[-1] == LISTED) for row in rows]
+        return [Known(Row(*row)) for row in rows]
 
     def path(self, ino: int) -> bytes | None:
         """The present path of an inode, by its first name; None if it has none."""

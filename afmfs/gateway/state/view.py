@@ -18,17 +18,17 @@ from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bitarray import bitarray
-
 from afmfs.errors import BadRow
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.model.action import Place
+from afmfs.model.bitmap import CHUNK, load, runs
+from afmfs.model.blocks import blob_name
 from afmfs.model.entry import UNLINKED, Entry, Op
 from afmfs.model.ranges import Ranges, add, cut, gaps, union, within
 from afmfs.model.row_sum import row_sum
 
-CHUNK = 8192
-"""Blocks in one row of the block map."""
+LISTED = 2
+"""Of a directory (`Row.listed`): its names are known."""
 
 _ENTRY = 'id, op, ino, kind, parent, name, parent2, name2, ino2, start, "end", flags, queued_ns'
 _ROW = (
@@ -60,7 +60,7 @@ class Row(NamedTuple):
     target: bytes | None
     changed: int = 0  # its last entry
     retired: int = 0  # its last retired entry
-    listed: int = 2  # of a directory: 2 if its names are known
+    listed: int = LISTED
 
     @property
     def stamp(self) -> Stamp | None:
@@ -345,7 +345,7 @@ class View:
         ).fetchall():
             _vouch(ino, chunk, stored, crc)
             base = chunk * CHUNK
-            for a, b in _runs(stored, max(0, first - base), min(CHUNK, last - base)):
+            for a, b in runs(load(stored), max(0, first - base), min(CHUNK, last - base), True):
                 found.append(((base + a) * block, (base + b) * block))
         for a, b, crc in self._db.execute(
             "SELECT start, end, crc FROM span WHERE ino=? AND start>=? AND start<?",
@@ -362,9 +362,7 @@ class View:
             return None
         try:
             return os.open(
-                f"{gen >> 10 & 0xFF:02x}/{gen:x}",
-                os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW,
-                dir_fd=self._blobs,
+                blob_name(gen), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._blobs
             )
         except FileNotFoundError:
             return None
@@ -381,19 +379,3 @@ def _vouch(ino: int, place: int, content: bytes | int, crc: int) -> None:
     """Nothing is sent by a map that is not what was written."""
     if crc != row_sum(ino, place, content):
         raise BadRow(f"the map of inode {ino} is not what was written")
-
-
-def _runs(stored: bytes, low: int, high: int) -> list[tuple[int, int]]:
-    """Runs of set bits within [low, high)."""
-    bits = bitarray(endian="little")
-    bits.frombytes(stored)
-    found: list[tuple[int, int]] = []
-    while low < high:
-        first = bits.find(True, low, high)
-        if first < 0:
-            break
-        end = bits.find(False, first, high)
-        end = high if end < 0 else end
-        found.append((first, end))
-        low = end
-    return found
