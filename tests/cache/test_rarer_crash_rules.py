@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +15,7 @@ import trio.testing
 from afmfs.cache.content.durable import Durable
 from afmfs.cache.content.fetch import Fetcher
 from afmfs.cache.steering import Steering
+from afmfs.cache.store.inode import Inode
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.state.journal import Journal, Outcome
 from afmfs.model.entry import Op
@@ -76,15 +79,22 @@ class Destroying:
         await trio.testing.wait_all_tasks_blocked()
 
 
+@asynccontextmanager
+async def at_a_tail(parts: Parts, patch: pytest.MonkeyPatch) -> AsyncIterator[Inode]:  # noqa: F811
+    """Inside, a point waits for the lock of the inode whose tail it is to destroy."""
+    inode, destroying = await shrunk(parts), Destroying(parts, patch)
+    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
+        nursery.start_soon(parts.durable.make)
+        await destroying.blocked()
+        yield inode
+
+
 async def test_reclaim_numbered_tail(
     parts: Parts,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A tail may have been queued again while its lock was waited for."""
-    inode, destroying = await shrunk(parts), Destroying(parts, monkeypatch)
-    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
-        nursery.start_soon(parts.durable.make)
-        await destroying.blocked()
+    async with at_a_tail(parts, monkeypatch) as inode:
         with parts.store as store:
             store.reclaim(inode, 5)
         parts.calls.clear()
@@ -96,10 +106,7 @@ async def test_reclaim_locks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No tail is destroyed in the middle of an operation on the file."""
-    inode, destroying = await shrunk(parts), Destroying(parts, monkeypatch)
-    async with trio.open_nursery() as nursery, parts.locks.hold(inode.ino):
-        nursery.start_soon(parts.durable.make)
-        await destroying.blocked()
+    async with at_a_tail(parts, monkeypatch) as inode:
         assert parts.blob_length(inode) == 100
     assert parts.blob_length(inode) == 10
 

@@ -307,14 +307,20 @@ def test_a_link_that_is_pending_of_a_file_that_was_changed(mount: FakeMount) -> 
     assert (mount.home / "f").read_bytes() == b"another version"
 
 
-def test_a_copy_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
-    """The file is the one that is known, not the one of that size and time that comes first."""
+def left_by_one_of_two_names(mount: FakeMount) -> int:
+    """A file f that is also g, and at home no f any more."""
     (mount.home / "f").write_bytes(DATA)
     (mount.home / "g").hardlink_to(mount.home / "f")
     ino = mount.adopt(b"f")
     mount.add_name(ROOT, b"g", ino)
     start(mount)
     (mount.home / "f").unlink()
+    return ino
+
+
+def test_a_copy_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
+    """The file is the one that is known, not the one of that size and time that comes first."""
+    left_by_one_of_two_names(mount)
     shutil.copy2(mount.home / "g", mount.home / "f")
     known = (mount.home / "g").stat().st_ino
     assert "adopted" not in resync(mount).values()
@@ -324,12 +330,7 @@ def test_a_copy_in_the_place_of_one_of_two_names(mount: FakeMount) -> None:
 
 def test_one_of_two_names_is_of_another_type(mount: FakeMount) -> None:
     """The other one leads to a file still: of another version, but not lost."""
-    (mount.home / "f").write_bytes(DATA)
-    (mount.home / "g").hardlink_to(mount.home / "f")
-    ino = mount.adopt(b"f")
-    mount.add_name(ROOT, b"g", ino)
-    start(mount)
-    (mount.home / "f").unlink()
+    ino = left_by_one_of_two_names(mount)
     (mount.home / "f").symlink_to("g")
     (mount.home / "g").write_bytes(b"another version")
     assert resync(mount) == {ino: "adopted"}
@@ -339,12 +340,7 @@ def test_one_of_two_names_is_of_another_type(mount: FakeMount) -> None:
 
 def test_one_of_two_names_is_another_file_and_the_other_one_was_changed(mount: FakeMount) -> None:
     """The one that is still the same object is the file, whatever it holds by now."""
-    (mount.home / "f").write_bytes(DATA)
-    (mount.home / "g").hardlink_to(mount.home / "f")
-    ino = mount.adopt(b"f")
-    mount.add_name(ROOT, b"g", ino)
-    start(mount)
-    (mount.home / "f").unlink()
+    ino = left_by_one_of_two_names(mount)
     (mount.home / "f").write_bytes(b"somebody's")
     (mount.home / "g").write_bytes(b"another version")
     assert resync(mount) == {ino: "adopted"}
