@@ -29,6 +29,7 @@ from afmfs.gateway.state.journal_file import Known
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import View
 from afmfs.gateway.threads import Threads
+from afmfs.gateway.trash.parts import Parts
 from afmfs.gateway.trash.requests import TrashRequests
 from afmfs.gateway.trash.restore import Restorer
 from afmfs.model import remedies
@@ -150,6 +151,7 @@ class _Engine:
             send(message, ())
 
         tunables = hello["tunables"]
+        xattrs = bool(tunables.get("xattrs", False))
         self.running: list[threading.Thread] = []
         self.journal = journal
         self.view = View(cache, hello["block_size"])
@@ -170,18 +172,17 @@ class _Engine:
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
             self.replay.due, self.replay.astray,
-            with_xattrs=bool(tunables.get("xattrs", False)),
+            with_xattrs=xattrs,
         )  # fmt: skip
         replay = self.replay
-        self.trash = TrashRequests(
-            journal, replay.book, self.contact, replay.priority,
-            Restorer(
-                journal, replay.book, self.view, self.progress, self.contact,
-                replay.due, replay.steps.say_outcomes,
-                with_xattrs=bool(tunables.get("xattrs", False)),
-            ),
-            say,
+        parts = Parts(
+            journal=journal, book=replay.book, view=self.view, progress=self.progress,
+            contact=self.contact, due=replay.due, tell=replay.steps.say_outcomes,
         )  # fmt: skip
+        restorer = Restorer(parts, with_xattrs=xattrs)
+        self.trash = TrashRequests(
+            journal, replay.book, self.contact, replay.priority, restorer, say
+        )
         self.reports = Reports(self._makers(cache, directory), directory, send)
 
     def _makers(self, cache: Path, directory: Path) -> dict[str, Maker]:

@@ -11,30 +11,27 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from afmfs.gateway.home.connection import Connection
-from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.stamp import Stamp, take
 from afmfs.gateway.home.trouble import HomeAway, Verb, classify
-from afmfs.gateway.state.journal import RESYNCED, Journal, Outcome
+from afmfs.gateway.state.journal import RESYNCED, Outcome
 from afmfs.gateway.state.locate import InDoubt, Locator
-from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.versions import is_known, may_be_ours
-from afmfs.gateway.state.view import View
 from afmfs.gateway.trash.aside import copy_bytes
 from afmfs.gateway.trash.book import (
     MOVED,
     RESTORED,
     RESTORING,
-    TrashBook,
     Trashed,
     directory_of,
     file_name,
 )
+from afmfs.gateway.trash.parts import Parts
 from afmfs.model.ranges import Ranges, cut
 
 log = logging.getLogger(__name__)
@@ -58,26 +55,17 @@ def is_refill(destination: bytes | None) -> bool:
 
 
 class Refiller:
-    """`due`: whether a running job is yet to see to an inode. `tell` says that there is a new
-    outcome. Methods that take a home are called while nothing is replayed."""
+    """Methods that take a home are called while nothing is replayed."""
 
-    def __init__(
-        self,
-        journal: Journal,
-        book: TrashBook,
-        view: View,
-        progress: Progress,
-        contact: Contact,
-        due: Callable[[int], bool],
-        tell: Callable[[], None],
-    ) -> None:
-        self._journal, self._book, self._view = journal, book, view
-        self._progress, self._contact, self._due, self._tell = progress, contact, due, tell
+    def __init__(self, parts: Parts) -> None:
+        self._journal, self._book, self._view = parts.journal, parts.book, parts.view
+        self._progress, self._contact = parts.progress, parts.contact
+        self._due, self._tell = parts.due, parts.tell
         self._half: dict[int, Trashed] = {}  # begun, and nobody knows what home has of them
-        for row in book.in_state(RESTORING):
-            if is_refill(book.destination(row.number)):
+        for row in self._book.in_state(RESTORING):
+            if is_refill(self._book.destination(row.number)):
                 self._leave_half(row)
-        progress.settle = self.settle
+        self._progress.settle = self.settle
 
     # -- what was left half done -----------------------------------------------------------------
 

@@ -15,28 +15,23 @@ import errno
 import itertools
 import os
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 from afmfs.gateway.fetch import describe
 from afmfs.gateway.home.connection import Connection
-from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import MARKER, Home
 from afmfs.gateway.home.trouble import HomeAway, Verb, classify
 from afmfs.gateway.home.walk import Path
-from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.locate import InDoubt, Locator
-from afmfs.gateway.state.progress import Progress
-from afmfs.gateway.state.view import View
 from afmfs.gateway.trash.book import (
     RESTORED,
     RESTORING,
-    TrashBook,
     Trashed,
     directory_of,
     file_name,
 )
+from afmfs.gateway.trash.parts import Parts
 from afmfs.gateway.trash.refill import Refiller, Refused, Row, is_refill
 from afmfs.model.entry import ROOT
 from afmfs.model.resync import WAS_NULLED
@@ -59,23 +54,10 @@ class Place(NamedTuple):
 
 
 class Restorer:
-    """See Refiller for `due` and `tell`."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        book: TrashBook,
-        view: View,
-        progress: Progress,
-        contact: Contact,
-        due: Callable[[int], bool],
-        tell: Callable[[], None],
-        *,
-        with_xattrs: bool,
-    ) -> None:
-        self._journal, self._book, self._view = journal, book, view
-        self._progress, self._contact, self._xattrs = progress, contact, with_xattrs
-        self._refiller = Refiller(journal, book, view, progress, contact, due, tell)
+    def __init__(self, parts: Parts, *, with_xattrs: bool) -> None:
+        self._journal, self._book, self._view = parts.journal, parts.book, parts.view
+        self._progress, self._contact, self._xattrs = parts.progress, parts.contact, with_xattrs
+        self._refiller = Refiller(parts)
 
     def restore(self, row: Trashed) -> Row:
         """Restore an entry, or say again what was restored; what the mount process has to know.
