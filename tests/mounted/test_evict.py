@@ -140,6 +140,30 @@ def test_open_and_mapped(mount: Mount, home: Path) -> None:
     assert (home / "3.bin").read_bytes() == expected
 
 
+def test_mapped_and_not_yet_written_back(mount: Mount, home: Path) -> None:
+    """To forget such pages the kernel has to write them first: to the mount, which is not to wait
+    for the kernel then."""
+    path, expected = mount.point / "3.bin", bytearray(content(3, 8 * BLOCK + 100))
+    with path.open("r+b", buffering=0) as file, mmap.mmap(file.fileno(), 0) as view:
+
+        def evicted() -> bool:
+            mount.flush()
+            assert view[:] == expected
+            for at in (7, BLOCK + 7):
+                view[at] = expected[at] = (view[at] + 1) % 256
+            try:
+                (mount.point / ".afm/control").write_text("evict --file 3.bin")
+            except OSError:  # the kernel has written them by itself: pending changes
+                return False
+            return True
+
+        wait_until(evicted, 60, "it is evicted")
+        assert view[:] == expected
+        view.flush()
+    mount.flush()
+    assert (home / "3.bin").read_bytes() == expected == path.read_bytes()
+
+
 def test_a_list_of_files(mount: Mount, tmp_path: Path) -> None:
     names = [f"many/{n} '\"\\\udcff" for n in range(120)]
     (mount.point / "many").mkdir()
