@@ -135,7 +135,7 @@ class Fetches:
                 except OSError as exc:
                     raise classify(exc, path, Verb.READ, properties=home.properties) from exc
                 finally:
-                    os.close(fd)
+                    home.close_file(fd)
             self._contact.pulse()
             try:
                 connection.check(home)

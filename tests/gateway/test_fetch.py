@@ -42,6 +42,29 @@ def test_bytes(mount: FakeMount) -> None:
     assert (reply["length"], got) == (1696, data[98304:])
 
 
+def test_a_home_that_is_gone_when_a_file_is_closed(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether what was read is good is for the connection to say."""
+    (mount.home / "f").write_bytes(b"bytes")
+    f = mount.adopt(b"f")
+    close, failed = os.close, []
+
+    def close_badly(fd: int) -> None:
+        theirs = os.readlink(f"/proc/self/fd/{fd}") == str(mount.home / "f")
+        close(fd)
+        if theirs:
+            failed.append(fd)
+            raise OSError(errno.EIO, "home is gone")
+
+    mount.start()
+    mount.await_message("connected")
+    monkeypatch.setattr(os, "close", close_badly)
+    reply, got = mount.request("fetch", ino=f, start=0, end=5)
+    assert failed
+    assert (reply["errno"], got) == (0, b"bytes")
+
+
 def test_under_a_name_that_home_has_not_seen_yet(mount: FakeMount) -> None:
     (mount.home / "d" / "f").write_bytes(b"bytes")
     d = mount.adopt(b"d")

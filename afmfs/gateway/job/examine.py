@@ -319,7 +319,7 @@ class Examiner:
         except OSError as exc:
             raise work.trouble(exc, place, Verb.READ) from exc
         finally:
-            os.close(fd)
+            work.home.close_file(fd)
 
     def stamp(self, st: os.stat_result) -> Stamp:
         return take(st, stable_inodes=self.work.home.properties.stable_inodes)

@@ -231,7 +231,7 @@ class Pusher:
             try:
                 self._compare(action.ino, fd, st, place)
             finally:
-                os.close(fd)
+                work.home.close_file(fd)
             return
 
     def _is_going(self, action: Push) -> bool:
