@@ -15,6 +15,7 @@ import errno
 import json
 import logging
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,7 +82,7 @@ class Harm:
 def about(cache: Path, note: Note) -> str:
     return (
         f"the cache is damaged ({note.text}): what is intact is read, nothing is taken or replayed;"
-        f" unmount the fileset, then `afmctl {cache} check --repair`"
+        f" unmount the fileset, then `afmctl {shlex.quote(str(cache))} check --repair`"
     )
 
 

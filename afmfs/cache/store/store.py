@@ -12,6 +12,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -108,7 +109,7 @@ class Store(Inodes):
         self.behind = Behind(self)
         counted = self.execute("SELECT * FROM counters").fetchone()
         if counted is None:
-            cache = self.path.parent
+            cache = shlex.quote(str(self.path.parent))
             raise Damaged(f"{self.path} has no counters: `afmctl {cache} check --repair`")
         self.counters = Counters(counted)
         self._counted = self.counters.row()
