@@ -104,6 +104,7 @@ _OPTIONAL: dict[str, tuple[type, ...]] = {
     "statvfs": _OPT_DICT,
     "job": _OPT_DICT,
     "survey": _BOOL,
+    "mount_point": _OPT_STR,
     "summary": _OPT_DICT,
     "journal": _OPT_DICT,
     "turn": _OPT_INT,

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +29,18 @@ def test_a_first_mount_makes_it(home: Home, root: Path, ours: Marker) -> None:
     assert os.listdir(root / ".afm") == ["home.json"]
     written = json.loads(path(root).read_bytes())
     assert (written["schema"], written["fileset"]) == (marker.SCHEMA, "work")
+
+
+def test_not_in_what_is_the_caches_own_by_whatever_links(root: Path, ours: Marker) -> None:
+    link = root.with_name("link")
+    link.symlink_to(root)
+    with closing(Home(os.fsencode(link))) as home:
+        for place in (root, root / "sub/cache", root.parent):
+            with pytest.raises(Forbidden, match="in, or has in it"):
+                marker.claim(home, Claim(ours, first=True, ours_alone=(str(place),)))
+        assert os.listdir(root) == []
+        beside = Claim(ours, first=True, ours_alone=(f"{root}-cache",))
+        assert marker.claim(home, beside) == ours
 
 
 @pytest.mark.parametrize("takeover", [False, True])

@@ -128,6 +128,7 @@ class Hearing:
             "takeover": settings.takeover and not self._claimed,
             "first": self._store.inode(ROOT) is None,
             "cache": str(settings.cache),
+            "mount_point": str(settings.mountpoint),
             "fileset": settings.fileset,
             "owner": {
                 "host": socket.gethostname(),

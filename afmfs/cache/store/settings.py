@@ -215,7 +215,8 @@ def _canonical(target: str) -> str:
 
 
 def _refuse_nesting(what: str, path: Path, other: str, place: Path) -> None:
-    """`path` and `place` may not lie in each other, whatever symbolic links lead there."""
+    """`path` and `place` may not lie in each other, as far as their names say that. Where links on
+    the way to home lead, the gateway sees (`marker.claim`): home may hang."""
     one, two = os.path.abspath(path), os.path.abspath(place)
     if one == two or one.startswith(two.rstrip("/") + "/"):
         raise Refused(f"the {what} {path} is inside the {other} {place}: choose another place")

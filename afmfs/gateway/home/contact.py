@@ -311,6 +311,7 @@ def _claim(hello: Message) -> Claim:
         takeover=bool(hello.get("takeover")),
         tokens=tuple(hello.get("tokens") or ()),
         past=tuple(hello.get("past") or ()),
+        ours_alone=tuple(hello[key] for key in ("cache", "mount_point") if hello.get(key)),
     )
 
 

@@ -70,6 +70,7 @@ class Claim:
     takeover: bool = False
     tokens: Collection[str] = ()
     past: Collection[str] = ()  # those of earlier mounts, which home has heard of since
+    ours_alone: Collection[str] = ()  # paths that may not be in home, nor home in them
     time_ns: int = 0  # what the marker's modification time is to be; 0: as home sets it
 
 
@@ -78,6 +79,8 @@ def claim(home: Home, wish: Claim) -> Marker:
 
     Forbidden if it is another's, HomeAway("Unmounted") if there is none. OSError from home.
     """
+    if wish.first or wish.takeover:
+        _refuse_nesting(home, wish)
     try:
         found = read(home)
     except Forbidden:
@@ -97,6 +100,18 @@ def claim(home: Home, wish: Claim) -> Marker:
             return _raise_counter(home, wish, found)
     _write(home, wish, new=False)
     return wish.ours
+
+
+def _refuse_nesting(home: Home, wish: Claim) -> None:
+    """Forbidden where home is, by whatever links, in what is the cache's own, or has it in it: the
+    cache would be cached, and changed at home."""
+    found = os.readlink(f"/proc/self/fd/{home.root}").rstrip("/")  # asks the kernel alone
+    for place in wish.ours_alone:
+        if f"{found}/".startswith(f"{place}/") or f"{place}/".startswith(f"{found}/"):
+            raise Forbidden(
+                f"home is {found}, which is in, or has in it, {place}",
+                "choose another target, or other places for the cache and the mount",
+            )
 
 
 def _raise_counter(home: Home, wish: Claim, found: Marker) -> Marker:
