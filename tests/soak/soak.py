@@ -186,6 +186,7 @@ class Soak:
 
     def _finish(self, mount: Mount) -> None:
         """Home holds what the mount shows, for now and after a clean stop."""
+        mount.await_state("Active", "Dirty", "NeedsResync")  # home is mounted: until that is seen
         mount.flush(timeout=FLUSHING)
         state = mount.status()["state"]
         if state != "Active":
