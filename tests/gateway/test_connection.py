@@ -207,6 +207,24 @@ def test_an_older_state_of_home_is_seen_at_once(
         pass
 
 
+def test_a_batch_that_ends_while_home_is_opened(
+    root: Path, linked: Connection, era: Era, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen of the marker is from before."""
+    era.reached = moved_on(linked)
+
+    def overtaken(home: Home) -> tuple[int, bytes, os.stat_result]:
+        found = open_marker(home)
+        era.reached += LATER_NS
+        os.utime(root / ".afm/home.json", ns=(era.reached, era.reached))
+        return found
+
+    open_marker = marker.open_marker
+    monkeypatch.setattr(marker, "open_marker", overtaken)
+    with linked.opened() as home:
+        linked.check(home)
+
+
 def test_what_is_known_of_home_is_no_older_state(
     root: Path, ours: Marker, linked: Connection, era: Era, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,18 +6,23 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from afmfs.gateway.home.connection import Era, PutBack, connect
 from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.marker import Claim, Marker
 from tests.gateway.fake_mount import FakeMount
 from tests.gateway.test_doubt import run
 from tests.gateway.test_job import resync, start
 
 if TYPE_CHECKING:
     from tests.harness.sshd import Sshd
+
+LATER_NS = 60 * 10**9
 
 pytestmark = pytest.mark.remote
 
@@ -200,6 +205,24 @@ def test_a_resync_moves_to_a_name_that_is_only_remembered(mount: FakeMount) -> N
     assert "lost" not in resync(mount).values()
     wanted = {name: data for name, data in BEFORE.items() if name != "a"}
     assert contents(served) == wanted | {"b": BEFORE["a"]}
+
+
+def test_a_marker_that_is_remembered_is_no_older_home(mount: FakeMount) -> None:
+    """A look at it overtook the call that moved its time on, and sshfs has kept what it saw."""
+    path, era, claim = os.fsencode(mount.home), Era(), Claim(Marker("i", "f", 1, "t"), first=True)
+    connection = connect(path, claim, era=era)
+    marker = Path(".afm/home.json")
+    era.reached = (mount.home / marker).stat().st_mtime_ns + LATER_NS
+    os.utime(mount.home.parent / "served" / marker, ns=(era.reached, era.reached))
+    with connection.opened() as home:
+        connection.check(home)
+    (mount.home / marker).chmod(0o600)  # it is forgotten, and looked at
+    era.reached += LATER_NS
+    os.utime(mount.home.parent / "served" / marker, ns=(era.reached, era.reached))
+    assert not connect(path, replace(claim, first=False), era=era).older
+    era.reached += LATER_NS
+    with pytest.raises(PutBack), connection.opened():
+        pass
 
 
 def contents(served: Path) -> dict[str, bytes | None]:

@@ -17,6 +17,7 @@ from dataclasses import replace
 from afmfs.gateway.home import marker, syscalls
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.marker import Claim, Forbidden, Marker
+from afmfs.gateway.home.memory import fstat_own
 from afmfs.gateway.home.probe import probe
 from afmfs.gateway.home.trouble import HomeAway, MayEnd, Trouble, gone
 from afmfs.model.properties import Properties
@@ -41,8 +42,11 @@ class Era:
         """`reached`: the latest time that home is known to have kept, ns; 0 if none is known."""
         self.reached = reached
 
-    def is_older(self, time_ns: int) -> bool:
-        return time_ns + SLACK_NS < self.reached
+
+def is_older(time_ns: int, reached: int) -> bool:
+    """Whether a marker's time is before one that was reached when it was not looked at yet: a batch
+    may end, and move it on, meanwhile."""
+    return time_ns + SLACK_NS < reached
 
 
 class PutBack(HomeAway):
@@ -104,13 +108,16 @@ def connect(
 
 def _is_older(home: Home, wish: Claim, era: Era) -> bool:
     """Whether this is an older state of our own home. Then it is taken for what home is now."""
+    reached = era.reached
     try:
         found, time_ns = marker.look(home)
+        if is_older(time_ns, reached):
+            found, time_ns = marker.look(home, anew=True)
     except Forbidden:
         return False
     if found is None or found.identity != wish.ours.identity:
         return False
-    if not (era.is_older(time_ns) or found.token in wish.past):
+    if not (is_older(time_ns, reached) or found.token in wish.past):
         return False
     era.reached = time_ns
     return True
@@ -162,6 +169,7 @@ class Connection:
 
     def _open_marker(self, home: Home) -> int:
         """A descriptor of the marker, which says that home is ours."""
+        reached = self._era.reached
         try:
             fd, raw, st = marker.open_marker(home)
         except FileNotFoundError:
@@ -170,7 +178,9 @@ class Connection:
             raise HomeAway("Unmounted", exc.reason) from None
         try:
             self._compare(raw)
-            if self._era.is_older(st.st_mtime_ns):
+            if is_older(st.st_mtime_ns, reached):
+                st = fstat_own(fd)
+            if is_older(st.st_mtime_ns, reached):
                 raise PutBack(self.path)
         except BaseException:
             os.close(fd)

@@ -19,6 +19,7 @@ from typing import Any
 from afmfs.errors import Refused
 from afmfs.gateway.home import syscalls
 from afmfs.gateway.home.home import MARKER, NO_SYNC, Home
+from afmfs.gateway.home.memory import fstat_own
 from afmfs.gateway.home.trouble import HomeAway
 
 SCHEMA = 1
@@ -168,13 +169,16 @@ def read(home: Home) -> Marker | None:
     return found
 
 
-def look(home: Home) -> tuple[Marker | None, int]:
-    """As `read`, and the marker's modification time, ns."""
+def look(home: Home, *, anew: bool = False) -> tuple[Marker | None, int]:
+    """As `read`, and the marker's modification time, ns; `anew`: past what home remembers."""
     try:
         fd, raw, st = open_marker(home)
     except FileNotFoundError:
         return None, 0
-    os.close(fd)
+    try:
+        st = fstat_own(fd) if anew else st
+    finally:
+        os.close(fd)
     return parse(raw), st.st_mtime_ns
 
 

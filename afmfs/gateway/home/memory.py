@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from afmfs.gateway.home import syscalls
+
 if TYPE_CHECKING:
     from afmfs.gateway.home.home import Home
 
@@ -25,6 +27,7 @@ _LINKED = frozenset({stat.S_IFREG, stat.S_IFLNK})
 _NO_LINK = frozenset(
     {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 )
+_NOT_OURS = frozenset({errno.EPERM, errno.EACCES, errno.EROFS})
 
 
 def look_anew(home: Home, dirfd: int, name: bytes) -> os.stat_result:
@@ -52,6 +55,20 @@ def _look_beside(home: Home, dirfd: int, name: bytes) -> os.stat_result:
         return home.lstat(scratch, alias)
     finally:
         home.unlink(scratch, alias)
+
+
+def fstat_own(fd: int) -> os.stat_result:
+    """Of an open file of ours, past what sshfs remembers: it forgets what is given a mode, the one
+    that it has. Of a file that is looked at while another thread gives it a time, sshfs may have
+    remembered the earlier one."""
+    if syscalls.file_system_type(fd) == syscalls.FUSE_SUPER_MAGIC:
+        try:
+            os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+        except OSError as exc:
+            if exc.errno not in _NOT_OURS:
+                raise
+        syscalls.revalidate(fd)
+    return os.fstat(fd)
 
 
 def is_left_over(name: bytes) -> bool:
