@@ -27,6 +27,7 @@ from afmfs.cache.home.settle import Settlement
 from afmfs.cache.home.trash import TrashDesk
 from afmfs.cache.job.jobs import RECOVERY
 from afmfs.cache.names.listing import Lister
+from afmfs.cache.names.lost_names import LostNames
 from afmfs.cache.names.namespace import Namespace
 from afmfs.cache.names.xattrs import Xattrs
 from afmfs.cache.steering import Steering
@@ -90,6 +91,7 @@ class Life(Steering):
             ended=self._evicted,
         )  # fmt: skip
         self._lister = Lister(store, self._namespace, self._link)
+        self._lost_names = LostNames(store, self._namespace, self._lister, self._link, self._kernel)
         self._checkpointer = Checkpointer(store, self._link.kill)
         self.room = Room(
             store, self.evictions, self._usage, self,
@@ -151,6 +153,7 @@ class Life(Steering):
         nursery.start_soon(self._kernel.run)
         self.trash.nursery = nursery
         nursery.start_soon(self.trash.run)
+        nursery.start_soon(self._lost_names.run)
         nursery.start_soon(self._usage.run)
         nursery.start_soon(self.room.run)
 

@@ -9,7 +9,8 @@ import pytest
 
 from afmfs.cache.names.namespace import cookie
 from afmfs.cache.store.inode import UNREAD
-from tests.check.scene import INSIDE, Scene
+from tests.check.scene import CLEAN, INSIDE, Scene
+from tests.harness.mounting import wait_until
 
 
 def kinds(scene: Scene) -> list[tuple[str, bytes | None]]:
@@ -169,3 +170,19 @@ def test_names_of_home_that_were_not_read_are_no_damage(scene: Scene) -> None:
         f"INSERT INTO homelink SELECT home_ino, ino FROM inode WHERE ino={ino}",
     )
     assert kinds(scene) == []
+
+
+def test_names_that_were_lost_are_read_from_home_again(scene: Scene) -> None:
+    """Once nothing is pending: what is only here removed, or renamed, does not come back."""
+    scene.sql("DELETE FROM dentry WHERE name IN (CAST('clean' AS BLOB), CAST('tree' AS BLOB))")
+    scene.mend()
+    (scene.home / "tree/since").write_bytes(b"s")
+    scene.engine.start()
+    scene.files.unlink(b"part")
+    left = {b"dirty", b"made", b"link"}
+    assert set(scene.files.names(b"")) == left
+    scene.engine.flush()
+    wait_until(lambda: b"clean" in scene.files.names(b""), 30, "the names are there")
+    assert set(scene.files.names(b"")) == left | {b"clean", b"tree"}
+    assert set(scene.files.names(b"tree")) == {b"a", b"b", b"below", b"since"}
+    assert scene.read(b"clean") == CLEAN

@@ -15,6 +15,7 @@ from afmfs.cache.check.numbers import used_numbers
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.content.validity import Validity
+from afmfs.cache.names.namespace import NAMES_LOST
 from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.schema import REFILL_USED
 from afmfs.cache.store.store import RESERVED, Store, must
@@ -66,6 +67,12 @@ class Aftermath:
             self.disbelieve_fetched(queue_is_whole="queue" not in incomplete)
         if incomplete & {"used", "inode"}:
             store.execute(REFILL_USED)
+        if incomplete & {"dentry", "inode"}:
+            self.names_were_lost()
+
+    def names_were_lost(self) -> None:
+        """Home is asked for them by the next mount: what it has under them is not lost."""
+        self._store.put(NAMES_LOST, 1)
 
     def _make_up_for_settings(self) -> None:
         """Which home it is, and that it may need a resync."""
@@ -178,6 +185,7 @@ class Aftermath:
         since = self._last_ns
         self.go_on_beyond()
         self._disbelieve_clean(queue_is_whole=True, aside_since_ns=since)
+        self.names_were_lost()
 
     def _last_known_ns(self) -> int:
         """When something was done that the tables know of, last."""

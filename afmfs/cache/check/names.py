@@ -56,7 +56,7 @@ def _of_row(source: Source, row: Row, near: dict[Any, Any]) -> Iterator[Finding]
     elif mode is None:
         yield _finding(
             source, row, "dangling name", f"it leads to inode {ino}, which does not exist",
-            "the name is removed; if home has it, `verify` lists it",
+            "the name is removed; if home has it, it comes back",
         )  # fmt: skip
     elif parent not in (ROOT, UNLINKED) and (above is None or not stat.S_ISDIR(above)):
         what = "does not exist" if above is None else "is no directory"

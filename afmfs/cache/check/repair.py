@@ -116,6 +116,11 @@ class Repair(Aftermath):
     # -- names -----------------------------------------------------------------------------------
 
     def remove_name(self, parent: Any, place: Any) -> None:
+        """Home may have something under it."""
+        self._remove_name(parent, place)
+        self.names_were_lost()
+
+    def _remove_name(self, parent: Any, place: Any) -> None:
         self.delete("dentry", "parent IS ? AND cookie IS ?", parent, place)
 
     def remove_names(self, places: Iterable[tuple[int, int]]) -> None:
@@ -129,7 +134,7 @@ class Repair(Aftermath):
         ).fetchone()
         if row is None:
             return
-        self.remove_name(parent, place)
+        self._remove_name(parent, place)
         first = cookie(row[0])
         there = self._store.execute(
             "SELECT 1 FROM dentry WHERE parent=? AND cookie>=? AND cookie<? AND name=?",
@@ -141,7 +146,10 @@ class Repair(Aftermath):
     def adopt_orphan(self, ino: int) -> None:
         """A name in lost+found if anything of it, or below it, is only here; else it goes."""
         inode = self._store.inode(ino)
-        if inode is None or self._adoption.drop_if_clean(inode):
+        if inode is None:
+            return
+        self.names_were_lost()
+        if self._adoption.drop_if_clean(inode):
             return
         if self._adoption.is_possible():
             self._adoption.adopt(inode)

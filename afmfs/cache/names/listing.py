@@ -74,7 +74,7 @@ class Lister:
         with self._store as store:
             store.save(directory, listed=READING)
         subdirectories = 0
-        for step in _steps(fds[0]) if count else ():
+        for step in steps(fds[0]) if count else ():
             self._store.disk.enter(size=ROW * len(step))
             with self._store:
                 for row in step:
@@ -145,7 +145,7 @@ def discard(store: Store, directory: Inode) -> None:
         store.save(directory, listed=UNREAD)
 
 
-def _steps(fd: int) -> Iterator[list[Any]]:
+def steps(fd: int) -> Iterator[list[Any]]:
     """The entries in a memory file that holds one msgpack list after the other."""
     with mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ) as data:
         unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)

@@ -23,6 +23,9 @@ from afmfs.model.entry import LAST, UNLINKED, Op
 NOREPLACE, EXCHANGE = 1, 2
 """Flags of rename, as renameat2(2) has them."""
 
+NAMES_LOST = "names_lost"
+"""Set by a repair that may have lost names: directories are read once more (`lost_names`)."""
+
 DIRECTORY_SIZE = 4096
 SLOTS = 8
 _ENTER = "INSERT OR IGNORE INTO dentry VALUES (?,?,?,?)"
