@@ -6,7 +6,6 @@ done; 1, failed or refused, with the reason on standard error; 2, wrong usage.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -202,4 +201,4 @@ main = Afmctl(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(prog_name=os.path.basename(sys.argv[0])))
+    sys.exit(main(prog_name="afmctl"))
