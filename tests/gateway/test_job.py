@@ -5,6 +5,7 @@ Each of these was found by the machine in tests/model/test_resync_machine.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import HomeAway
 from afmfs.gateway.job.examine import Examiner
 from afmfs.gateway.replay.execute import Directories
@@ -37,11 +39,17 @@ def start(mount: FakeMount) -> None:
     mount.await_message("connected")
 
 
-def resync(mount: FakeMount, job: int = JOB) -> dict[int, str]:
-    """What was told of inodes."""
-    assert mount.gateway is not None and mount.gateway._engine is not None
-    record = {"id": job, "kind": "resync", "bound": mount.next_id - 1, "manual": True}
+def begin(mount: FakeMount, job: int = JOB, bound: int = 0) -> None:
+    """`bound`: the last entry that it is about, if not the last one of all."""
+    assert mount.gateway is not None
+    record = {"id": job, "kind": "resync", "bound": bound or mount.next_id - 1, "manual": True}
     mount.gateway.receive({"type": "job", "job": record})
+
+
+def resync(mount: FakeMount, job: int = JOB, bound: int = 0) -> dict[int, str]:
+    """What was told of inodes."""
+    begin(mount, job, bound)
+    assert mount.gateway is not None and mount.gateway._engine is not None
     mount.await_message("progress", id=job, phase="done")
     journal = mount.gateway._engine.journal
     told = dict(journal.query("SELECT ino, result FROM outcome WHERE id=0"))
@@ -579,6 +587,53 @@ def test_a_file_that_went_aside_and_is_removed_here_while_the_job_runs(tmp_path:
         mount.await_message("status", settled=True, through=changes[0])
         mount.settle()
         assert not mount.pending()
+    finally:
+        mount.close()
+
+
+def test_a_file_that_was_moved_here_out_of_a_new_directory_that_is_gone(mount: FakeMount) -> None:
+    """At home it is in that directory still, and is moved out of it by an entry that follows."""
+    parent = mount.mkdir(b"d", mount.mkdir(b"above"))
+    mount.make(b"f", DATA, parent=parent)
+    bound = mount.next_id - 1
+    start(mount)
+    mount.rename(b"f", b"f", parent, ROOT)
+    mount.remove(b"d", mount.look_up(ROOT, b"above"))
+    mount.remove(b"above")
+    resync(mount, bound=bound)
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+    mount.settle()
+    assert not mount.pending()
+    assert (mount.home / "f").read_bytes() == DATA
+    assert {path.name for path in mount.home.iterdir()} == {".afm", "f"}
+
+
+def test_a_new_file_that_is_removed_here_before_a_job_that_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That home never had it is no news while an object that home refuses is left of the job."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "home is full")
+
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home", async_delay_s=1000)
+    mount.make(b"s", mode=stat.S_IFLNK | 0o777, target=b"nowhere")
+    new = mount.make(b"f", DATA)
+    bound = mount.next_id - 1
+    monkeypatch.setattr(Home, "symlink", refuse)
+    start(mount)
+    change = mount.setattr(new, mode=stat.S_IFREG | 0o600)
+    mount.remove(b"f")
+    try:
+        begin(mount, bound=bound)
+        mount.await_message("progress", id=JOB, phase="waiting")
+        assert mount.gateway is not None
+        mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+        mount.gateway.receive({"type": "flush", "through": change})
+        mount.await_message("status", settled=True, through=change)
+        assert not any(message["type"] == "inconsistent" for message in mount.log)
     finally:
         mount.close()
 

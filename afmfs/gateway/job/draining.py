@@ -30,6 +30,9 @@ ROWS = 1024
 BYTES = 16 << 20
 """Of one batch: what is sent once more after a kill."""
 
+FORGIVING = "forgiving"
+"""Where the journal keeps the last entry that was queued while a job ran."""
+
 LOOKS = 5
 """How often an object that keeps changing is looked at anew before it is requeued."""
 
@@ -133,6 +136,9 @@ class Draining:
             if not due.tries:
                 detail = {"inode": due.ino, "errno": trouble.errno, "reason": trouble.reason}
                 self._steps.send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
+        # What was removed here meanwhile may never have come to home. Kept before the rows are
+        # done: while others wait, the normal queue goes on.
+        self._steps.journal.put(FORGIVING, self._steps.view.last_entry())
         self._priority.land(
             landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes, above
         )

@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from afmfs.gateway.home.home import SCRATCH, Home
-from afmfs.gateway.job.draining import Draining
+from afmfs.gateway.job.draining import FORGIVING, Draining
 from afmfs.gateway.job.intents import Intents
 from afmfs.gateway.job.planning import Planning
 from afmfs.gateway.job.priority import (
@@ -51,9 +51,6 @@ PAGE = 4096
 TOLD_S = 0.25
 NO_POINT_S = 1.0
 """Between two attempts where the cache's disk can't be synced."""
-
-FORGIVING = "forgiving"
-"""Where the journal keeps the last entry that was queued while a job ran."""
 
 
 class Jobs:

@@ -21,6 +21,7 @@ from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
 from afmfs.gateway.job.examine import Case, Examiner, Seen, same_object
 from afmfs.gateway.job.priority import Aside, Decision, Due
+from afmfs.gateway.job.way import make_way
 from afmfs.gateway.replay.naming import Namer
 from afmfs.gateway.replay.pushing import Pusher
 from afmfs.gateway.replay.work import Contradicted, Done, Failed, Work
@@ -129,6 +130,7 @@ class Reconciler:
             done = self._execute(due, decision)
         except (Surprise, Inconsistent, Contradicted) as exc:
             log.info("inode %d is looked at anew: %s", due.ino, exc)
+            make_way(self.work, due.ino)
             landed.undecided.append(due)
         except Unrepresentable as trouble:
             landed.done.append((due, decision))

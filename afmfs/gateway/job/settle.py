@@ -18,12 +18,11 @@ from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Verb
 from afmfs.gateway.job.concerned import Claims
 from afmfs.gateway.job.meant import Meant
 from afmfs.gateway.job.priority import Aside
+from afmfs.gateway.job.way import way_to
 from afmfs.gateway.replay.exchange import Exchanger
 from afmfs.gateway.replay.work import Failed, Work
-from afmfs.gateway.state.locate import MAX_DEPTH
 from afmfs.gateway.trash.book import move_aside
 from afmfs.model.action import Exchange, Link, NameAction, Place, Remove, Rename
-from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.resync import IN_THE_WAY, REMOVED, Job
 
 log = logging.getLogger(__name__)
@@ -212,14 +211,8 @@ class Settler:
         lost here if nothing of it is cached. Their attributes come with their own rows. Those that
         are there by now are the directories that later changes mean.
         """
-        work, way = self.work, list[tuple[int, Place]]()
-        while ino not in (ROOT, UNLINKED):
-            places = work.locator.places(ino)
-            if not places or len(way) > MAX_DEPTH:
-                return
-            way.append((ino, places[0]))
-            ino = places[0][0]
-        for ino, place in reversed(way):
+        work = self.work
+        for directory, place in way_to(work, ino):
             found = self._lstat(place)
             if found is None or not stat.S_ISDIR(found.st_mode):
                 if found is not None:
@@ -228,9 +221,11 @@ class Settler:
                     work.home.make_dir(work.directory(place[0]), place[1])
                 work.touched.add(place[0])
                 found = self._lstat(place)
-            if found is not None and not self._meant.is_certain(ino, found):
-                self.reached[ino] = take(found, stable_inodes=work.home.properties.stable_inodes)
-                work.progress.finish((), ino, self.reached[ino])
+            if found is not None and not self._meant.is_certain(directory, found):
+                self.reached[directory] = take(
+                    found, stable_inodes=work.home.properties.stable_inodes
+                )
+                work.progress.finish((), directory, self.reached[directory])
 
     # -- at home ---------------------------------------------------------------------------------
 

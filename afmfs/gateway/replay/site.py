@@ -8,7 +8,7 @@ from typing import Any
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import gone
-from afmfs.gateway.job.job import FORGIVING
+from afmfs.gateway.job.draining import FORGIVING
 from afmfs.gateway.replay.work import Work
 from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.locate import Locator
