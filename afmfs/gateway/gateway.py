@@ -10,6 +10,7 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -167,7 +168,7 @@ class _Engine:
         self.replay = Replay(
             self.view, journal, self.progress, self.contact, self.threads, say, hello
         )
-        self.contact.up_again = self.replay.wake
+        self.contact.up_again = self._up_again
         self.contact.put_back = self.replay.put_back
         self.fetches = Fetches(
             self.view, self.progress, self.contact, send, self.replay.report,
@@ -184,6 +185,11 @@ class _Engine:
             journal, replay.book, self.contact, replay.priority, restorer, say
         )
         self.reports = Reports(self._makers(cache, directory), directory, send)
+
+    def _up_again(self) -> None:
+        """What home refused while it was going away, or had not come back wholly, is due again."""
+        self.journal.resume(time.time_ns())
+        self.replay.wake()
 
     def _makers(self, cache: Path, directory: Path) -> dict[str, Maker]:
         """What makes each kind of report."""

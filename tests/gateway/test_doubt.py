@@ -1,4 +1,5 @@
-"""A gateway that is killed, or loses home, at any call: what is in doubt is done again, rightly.
+"""A gateway that is killed, loses home, or meets an error of one object, at any call: what is in
+doubt is done again, rightly.
 
 One series of changes is replayed to the end; then again and again with an interruption before or
 after each call that changes home or the journal. Home must come out the same.
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from afmfs.gateway.gateway import _Engine
+from afmfs.gateway.home.connection import Connection
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import HomeAway
 from afmfs.gateway.state.journal import Journal
@@ -42,8 +44,27 @@ class Interrupter:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count, self.at, self.after, self.armed = 0, -1, False, False
         self.error: Callable[[], BaseException] = Killed
+        self.gone = False  # home, till it is connected to again
+        monkeypatch.setattr(Connection, "check", self._check(Connection.check))
         for owner, name in VERBS:
             monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name), owner))
+
+    def _check(self, check: Callable[..., None]) -> Callable[..., None]:
+        def checking(connection: Connection, home: Home) -> None:
+            if self.gone:
+                self.gone = False
+                raise HomeAway("Disconnected", "home is gone")
+            check(connection, home)
+
+        return checking
+
+    def bad(self) -> OSError:
+        """One object."""
+        return OSError(errno.EIO, "bad sector")
+
+    def away(self) -> OSError:
+        self.gone = True
+        return OSError(errno.EIO, "home is gone")
 
     def _wrapped(self, call: Callable[..., Any], owner: type) -> Callable[..., Any]:
         def fail() -> BaseException:
@@ -185,7 +206,9 @@ def run(mount: FakeMount, counter: Interrupter | None = None, steps: int = 200) 
                 if counter is not None:
                     counter.armed = False
             mount.gateway = None
-            if engine.replay.settled:
+            if engine.journal.requeued():
+                engine.replay.resume()
+            elif engine.replay.settled:
                 return
         raise AssertionError(f"not settled after {steps} steps: {log[-5:]}")
     finally:
@@ -213,10 +236,6 @@ def check_wanted(wanted: dict[str, Any]) -> None:
         assert gone not in wanted
 
 
-def away() -> OSError:
-    return OSError(errno.EIO, "home is gone")
-
-
 @pytest.mark.parametrize("properties", ["at once", "by steps"])
 @pytest.mark.parametrize("home_sync", ["none", "file"])
 def test_every_interruption(
@@ -235,11 +254,15 @@ def test_every_interruption(
     mount.close()
     assert calls > 60
     check_wanted(wanted)
-    kinds: list[tuple[str, Callable[[], BaseException]]] = [("killed", Killed), ("away", away)]
+    kinds: dict[str, Callable[[], BaseException]] = {
+        "killed": Killed,
+        "away": counter.away,
+        "bad": counter.bad,
+    }
     step = int(os.environ.get("AFMFS_EVERY", "12"))  # 1 tries every call, in two minutes
     for at in range(1 + len(tmp_path.name) % step, calls + 1, step):
         for after in (False, True):
-            for kind, error in kinds:
+            for kind, error in kinds.items():
                 base = tmp_path / f"{at}-{after}-{kind}"
                 mount = prepare(base, home_sync=home_sync)
                 change(mount)

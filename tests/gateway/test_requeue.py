@@ -124,41 +124,45 @@ def test_a_push_into_a_full_home(tmp_path: Path, small_home: Path) -> None:
 
 
 class Late:
-    """A home that says only when it is synced that it has no room for what is large, as NFS does:
-    for all that was written to the one who syncs all, and once; by file to who syncs that."""
+    """A home that says only when it is synced that it can't keep what is large, as NFS does where
+    it is full: by file to who syncs that, and for all that was written, once for each time that
+    it was tried, to who syncs all."""
 
-    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.full = True
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+        self.full, self._code, self._unsaid = True, code, False
         self._home, self._said, self._fsync = home, set[int](), os.fsync
         monkeypatch.setattr(os, "fsync", self.fsync)
         monkeypatch.setattr("afmfs.gateway.home.syscalls.syncfs", self.syncfs)
 
     def fsync(self, fd: int) -> None:
         if self.full and os.fstat(fd).st_size > 1 << 20:
-            raise OSError(errno.ENOSPC, "no room")
+            self._unsaid = True
+            raise OSError(self._code, "not kept")
         self._fsync(fd)
 
     def syncfs(self, fd: int) -> None:
         found = [path.stat() for path in self._home.rglob("*") if path.is_file()]
         large = {st.st_ino for st in found if st.st_size > 1 << 20} - self._said
         self._said |= large
-        if large and self.full:
-            raise OSError(errno.ENOSPC, "no room")
+        if (large or self._unsaid) and self.full:
+            self._unsaid = False
+            raise OSError(self._code, "not kept")
 
 
-def test_a_home_that_says_late_that_it_is_full(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_home_that_says_late_what_it_can_not_keep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """Only what it has no room for waits, and home is not away."""
+    """No room, or a bad sector: only what it is about waits, and home is not away."""
     (tmp_path / "home").mkdir()
     mount = FakeMount(tmp_path / "cache", tmp_path / "home", home_sync="batch")
-    late = Late(mount.home, monkeypatch)
+    late = Late(mount.home, monkeypatch, code)
     try:
         mount.make(b"big", os.urandom(2 << 20))
         mount.make(b"small", b"fits")
         mount.start()
         event = mount.await_message("event", name="afmCmdRequeued")
-        assert event["detail"]["errno"] == errno.ENOSPC
+        assert event["detail"]["errno"] == code
         assert mount.settle()["requeued"] == 2
         assert len(mount.pending()) == 2
         assert (mount.home / "small").read_bytes() == b"fits"
@@ -169,6 +173,60 @@ def test_a_home_that_says_late_that_it_is_full(
         mount.settle()
         assert mount.pending() == []
         assert (mount.home / "big").stat().st_size == 2 << 20
+    finally:
+        mount.close()
+
+
+class Bad:
+    """A file at home that can't be written, as its disk has a bad sector there."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.repaired = False
+        self._inode, self._pwrite = path.stat().st_ino, os.pwrite
+        monkeypatch.setattr(os, "pwrite", self.pwrite)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        if os.fstat(fd).st_ino == self._inode and not self.repaired:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return self._pwrite(fd, data, offset)
+
+
+@pytest.mark.parametrize("way_out", ["resume", "reconnect", "restart"])
+def test_one_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way_out: str) -> None:
+    """It alone waits, and home is not away; half pushed, it is no inconsistency."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/bad").write_bytes(bytes(10))
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    bad = Bad(mount.home / "bad", monkeypatch)
+    monkeypatch.setattr("afmfs.gateway.replay.backoff.BACK_OFF_S", 60.0)
+    monkeypatch.setattr("afmfs.gateway.home.contact.PROBE_S", 0.2)
+    try:
+        f = mount.adopt(b"bad", cached=True)
+        mount.truncate(f, 5)
+        mount.write(f, 0, b"new bytes")
+        mount.rename(b"bad", b"renamed")
+        mount.make(b"good", b"fits")
+        gateway = mount.start()
+        event = mount.await_message("event", name="afmCmdRequeued")
+        assert event["detail"]["errno"] == errno.EIO
+        status = mount.settle()
+        assert "Input/output error; see the disks" in status["refusal"]
+        assert (mount.home / "good").read_bytes() == b"fits"
+        assert not [m for m in mount.log if m["type"] in ("away", "inconsistent")]
+        bad.repaired = True
+        if way_out == "resume":
+            gateway.receive({"type": "resume"})
+        elif way_out == "reconnect":
+            (mount.home / ".afm").rename(tmp_path / "aside")
+            mount.await_message("away")
+            (tmp_path / "aside").rename(mount.home / ".afm")
+        else:
+            mount.stop()
+            mount.start()
+        mount.await_message("outcomes")
+        mount.settle()
+        assert (mount.home / "renamed").read_bytes() == b"new bytes"
+        assert mount.pending() == []
     finally:
         mount.close()
 

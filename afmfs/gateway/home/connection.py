@@ -8,6 +8,7 @@ was probed. At its end `check` tells whether all of it lay within one connection
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.marker import Claim, Forbidden, Marker
 from afmfs.gateway.home.memory import fstat_own
 from afmfs.gateway.home.probe import probe
-from afmfs.gateway.home.trouble import HomeAway, MayEnd, Trouble, gone
+from afmfs.gateway.home.trouble import HomeAway, Trouble, Unclear, gone
 from afmfs.model.properties import Properties
 
 _UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
@@ -28,6 +29,10 @@ _UNMOUNTED = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 SLACK_NS = 4 * 10**9
 """A marker's modification time may seem so much earlier than it was set: homes keep whole seconds,
 or two, and round as they like."""
+
+
+ANSWERED_S = 0.5
+"""For so long after a judgement home is taken to answer still."""
 
 
 class Era:
@@ -67,6 +72,11 @@ def away(path: bytes, exc: OSError) -> HomeAway:
     """What an error of opening home (not of something in it) means."""
     missing = exc.errno in _UNMOUNTED
     return gone(os.fsdecode(path), exc.errno, "Unmounted" if missing else "Disconnected")
+
+
+def unclear(trouble: HomeAway) -> Unclear:
+    """What seems to speak of home as a whole, at a home that answers."""
+    return Unclear(errno.EIO, trouble.reason.partition(";")[0])
 
 
 def _nothing() -> None:
@@ -230,4 +240,24 @@ class Connection:
             self.check(home)
         except HomeAway as exc:
             return exc
-        return MayEnd(errno.EIO, trouble.reason.partition(";")[0])
+        return unclear(trouble)
+
+
+class Judge:
+    """As `Connection.judge`, of all that one batch meets at an open home. A whole directory of bad
+    objects does not have home asked for each: where it went away in between, the check at the end
+    of the batch tells, and none of these judgements is recorded."""
+
+    def __init__(self, connection: Connection, home: Home) -> None:
+        self._connection, self._home = connection, home
+        self._answered = -math.inf
+
+    def __call__(self, trouble: Trouble) -> Trouble:
+        if not isinstance(trouble, HomeAway):
+            return trouble
+        if time.monotonic() - self._answered < ANSWERED_S:
+            return unclear(trouble)
+        judged = self._connection.judge(self._home, trouble)
+        if isinstance(judged, Unclear):
+            self._answered = time.monotonic()
+        return judged

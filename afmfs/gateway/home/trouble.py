@@ -3,6 +3,7 @@
 Trouble
 ├── HomeAway         home can't be reached: replay waits, probes go on for ever
 ├── MayEnd           will pass, perhaps with somebody's help: requeued with back-off, and shown
+│   └── Unclear      and may be done all the same: in doubt until it is tried again
 ├── Unrepresentable  this home can never hold it: recorded on the inode, no longer pending
 └── Inconsistent     home is not as it was left: made durable, NeedsResync, nothing is replayed
 
@@ -51,6 +52,10 @@ class MayEnd(Trouble):
     def __init__(self, errno: int, reason: str) -> None:
         super().__init__(reason, errno=errno)
         self.reason = reason
+
+
+class Unclear(MayEnd):
+    """An input/output error of one object, at a home that answers: it may have been done."""
 
 
 class Unrepresentable(Trouble):

@@ -19,15 +19,18 @@ nothing was done; `<entry>/a` without a, go on at 3; with a, at 4; neither `<ent
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import replace
 
 from afmfs.gateway.home.home import MARKER, Home
-from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Verb
+from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Unclear, Verb, gone
 from afmfs.gateway.home.walk import Path
 from afmfs.gateway.replay.work import NOTHING, Done, Failed, Work, want_kind
 from afmfs.gateway.state.journal import Journal
 from afmfs.model.action import Exchange
+
+log = logging.getLogger(__name__)
 
 EXCHANGE: Path = (MARKER, b"exchange")
 _A, _HALF = b"a", b"half"
@@ -44,9 +47,11 @@ class Exchanger:
 
     def execute(self, action: Exchange) -> Done:
         work, properties = self.work, self.work.home.properties
+        at_once = properties.exchange and properties.stable_inodes
         try:
             with work.progress.names.moving():
-                if properties.exchange and properties.stable_inodes and not self._began(action):
+                at_once = at_once and not self._began(action)
+                if at_once:
                     self._at_once(action)
                 else:
                     self._by_steps(action)
@@ -55,6 +60,9 @@ class Exchanger:
                 return work.finish(action, NOTHING)
         except OSError as exc:
             trouble = work.trouble(exc, action.place, Verb.MOVE, action.kind)
+            if isinstance(trouble, Unclear) and not at_once:
+                # Half-way, and what is below would be looked for in the wrong place.
+                trouble = gone(os.fsdecode(work.path(action.place)), exc.errno)
             if isinstance(trouble, MayEnd):
                 # Where it is done by steps, some of them may be done.
                 raise Failed(trouble, partial=True) from exc
@@ -83,7 +91,19 @@ class Exchanger:
         want_kind(st, action.kind, work.path(action.place))
         if before is None:
             work.journal.put(key, now)  # durable before home is touched
-        home.exchange(*a, *b)
+        try:
+            home.exchange(*a, *b)
+        except OSError as exc:
+            if not self._swapped(action, a, other.st_ino):
+                raise
+            log.info("%s: swapped in spite of: %s", action, exc)
+
+    def _swapped(self, action: Exchange, at: tuple[int, bytes], home_ino: int) -> bool:
+        """Whether home's object of this number is there. HomeAway where that stays open."""
+        try:
+            return self.work.home.lstat_anew(*at).st_ino == home_ino
+        except OSError as exc:
+            raise gone(os.fsdecode(self.work.path(action.place)), exc.errno) from exc
 
     def _began(self, action: Exchange) -> bool:
         """Whether an earlier attempt has begun to do it by steps."""

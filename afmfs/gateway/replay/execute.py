@@ -12,15 +12,17 @@ import logging
 import os
 import stat
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
 from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unrepresentable
+from afmfs.gateway.home.walk import Path
 from afmfs.gateway.replay.naming import Namer
 from afmfs.gateway.replay.pushing import Pusher
 from afmfs.gateway.replay.work import Contradicted, Done, Failed, Work
+from afmfs.gateway.state.view import Row
 from afmfs.gateway.threads import Threads
 from afmfs.model.action import Action, Batch, Make, NameAction, Push
 from afmfs.model.entry import ROOT, UNLINKED
@@ -78,8 +80,14 @@ class Execution:
         else:
             self._run_all(self._namer.execute, batch.names)
         self._run_all(self._pusher.execute, batch.pushes)
-        Directories(work).finish()
+        Directories(work).finish(self._changed())
         return self.result
+
+    def _changed(self) -> set[int]:
+        """Directories in which names were executed."""
+        failed = {action.ids[0] for action, _ in self.result.failed}
+        done = [action for action in self._names if action.ids[0] not in failed | self._skipped]
+        return {parent for action in done for parent, _ in action.places}
 
     def _run_all(self, execute: Callable[[_A], Done], actions: Sequence[_A]) -> None:
         self.threads.run(lambda action: self._one(execute, action), actions)
@@ -101,7 +109,7 @@ class Execution:
         except Failed as failed:
             self._fail(action, failed)
         except MayEnd as trouble:
-            self._fail(action, Failed(trouble, self.work.doubt))
+            self._fail(action, self.work.refused(action, trouble))
         except Unrepresentable as trouble:
             result.done.append((action, self.work.finish(action, Done(None, trouble.errno))))
         except Inconsistent as trouble:
@@ -152,11 +160,12 @@ class Directories:
     def __init__(self, work: Work) -> None:
         self.work = work
 
-    def finish(self) -> None:
+    def finish(self, changed: Set[int] | None = None) -> None:
         """Times (and modes that were lifted) of the directories in which names changed.
 
         Nothing depends on it: a directory that isn't there any more, or that home does not let us
-        give its times, is left. HomeAway alone is raised.
+        give its times, is left. HomeAway alone is raised; also where names that were executed, in
+        one of `changed` (None: in any), can't be made durable.
         """
         work = self.work
         rows = work.view.rows(work.touched - {UNLINKED})
@@ -164,20 +173,27 @@ class Directories:
             row, path = rows.get(ino), work.locator.directory(ino)
             if row is None or path is None:
                 continue
+            syncing = False
             try:
-                if ino == ROOT:
-                    work.home.set_times(work.home.readable, row.atime, row.mtime)
-                else:
-                    dirfd = work.home.directory(path[:-1])
-                    if ino in work.opened_up:
-                        work.home.set_attributes_at(dirfd, path[-1], row.mode, row.uid, row.gid)
-                    work.home.set_times_at(dirfd, path[-1], row.atime, row.mtime)
+                self._dress(row, path)
                 if work.sync_files:
+                    syncing = changed is None or ino in changed
                     work.home.sync_directory(path)
             except OSError as exc:
                 trouble = work.trouble_of_directory(exc, path)
+                trouble = trouble if syncing else work.judge(trouble)
                 if isinstance(trouble, HomeAway):
                     raise trouble from exc
+
+    def _dress(self, row: Row, path: Path) -> None:
+        home = self.work.home
+        if row.ino == ROOT:
+            home.set_times(home.readable, row.atime, row.mtime)
+            return
+        dirfd = home.directory(path[:-1])
+        if row.ino in self.work.opened_up:
+            home.set_attributes_at(dirfd, path[-1], row.mode, row.uid, row.gid)
+        home.set_times_at(dirfd, path[-1], row.atime, row.mtime)
 
     def open_up(self, action: NameAction | Push, failure: MayEnd | Failed) -> bool:
         """Make directories of ours writable for us, until their times are set; False if that does

@@ -12,7 +12,7 @@ import os
 import stat
 
 from afmfs.gateway.home.stamp import take
-from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Trouble, Verb
+from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Trouble, Unclear, Verb, gone
 from afmfs.gateway.replay.exchange import Exchanger
 from afmfs.gateway.replay.pushing import Pusher
 from afmfs.gateway.replay.small import make_small
@@ -232,16 +232,32 @@ class Namer:
             if action.replaces is not None and not work.may_be_gone(action):
                 self._want_replaced(action, dirfd2)
             with work.progress.names.moving():
-                if action.replaces is None:
-                    home.rename_new(dirfd, place[1], dirfd2, action.target[1])
-                else:
-                    home.rename(dirfd, place[1], dirfd2, action.target[1])
+                try:
+                    if action.replaces is None:
+                        home.rename_new(dirfd, place[1], dirfd2, action.target[1])
+                    else:
+                        home.rename(dirfd, place[1], dirfd2, action.target[1])
+                except OSError as exc:
+                    self._want_moved(action, dirfd, exc)
                 if action.kind == stat.S_IFDIR:
                     home.forget_directories()
                     work.locator.forget()
                 return work.finish(action, NOTHING)
         except OSError as exc:
             raise self._failed(action, exc, Verb.MOVE) from exc
+
+    def _want_moved(self, action: Rename, dirfd: int, exc: OSError) -> None:
+        """After an error, raises unless it is moved all the same. HomeAway where that stays open:
+        what is below would be looked for in the wrong place."""
+        trouble = self._failed(action, exc, Verb.MOVE)
+        if isinstance(trouble, Failed) and isinstance(trouble.trouble, Unclear):
+            try:
+                self.work.home.lstat_anew(dirfd, action.place[1])
+            except FileNotFoundError:
+                return
+            except OSError as again:
+                raise gone(os.fsdecode(self.work.path(action.place)), again.errno) from exc
+        raise trouble from exc
 
     def _found(self, action: Rename, dirfd: int) -> bool:
         """Whether what is to be moved is at its old name; False only where it may be gone."""
@@ -283,7 +299,7 @@ class Namer:
             place = action.target
         trouble = self.work.trouble(exc, place, verb, action.kind)
         if isinstance(trouble, MayEnd):
-            return Failed(trouble, self.work.doubt)
+            return self.work.refused(action, trouble)
         return trouble
 
 

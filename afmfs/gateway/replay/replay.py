@@ -283,7 +283,7 @@ class Replay:
     def _replay(self, pick: Pick) -> None:
         batch, ids = pick.batch, pick.batch.ids
         with self._contact.opened() as (connection, home), self._progress.replaying(home):
-            work = self.site.work(home)
+            work = self.site.work(home, connection)
             work.doubt, work.touched = pick.doubt, set(pick.batch.touched)
             execution = Execution(work, self._threads)
             if not pick.doubt:
@@ -307,7 +307,8 @@ class Replay:
             # are derived without what needs nothing at home.
             self._progress.finish(batch.settled, 0, None)
             result = execution.run(batch)
-            self.site.sync(home)  # before any outcome is recorded: home-sync
+            told = {failed.trouble.errno for _, failed in result.failed}
+            self.site.sync(home, told)  # before any outcome is recorded: home-sync
             connection.check(home)  # else all is in doubt: connection
         self._land(pick, result)
 

@@ -15,6 +15,7 @@ from afmfs.gateway.home.trouble import (
     Inconsistent,
     MayEnd,
     Trouble,
+    Unclear,
     Unrepresentable,
     Verb,
     classify,
@@ -24,7 +25,7 @@ from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.locate import Locator
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import Row, View
-from afmfs.model.action import Action, NameAction, Place, Push
+from afmfs.model.action import Action, NameAction, Place, Push, Rename
 from afmfs.model.entry import ROOT, UNLINKED
 
 
@@ -54,6 +55,10 @@ class Contradicted(Exception):
         self.trouble, self.partial = trouble, partial
 
 
+def _as_it_is(trouble: Trouble) -> Trouble:
+    return trouble
+
+
 @dataclass(slots=True, kw_only=True)
 class Work:
     home: Home
@@ -65,6 +70,7 @@ class Work:
     sync_files: bool  # each file is fsynced by itself
     xattrs: bool
     pulse: Callable[[], None]  # a call to home has returned
+    judge: Callable[[Trouble], Trouble] = _as_it_is  # whether it is home or one object that fails
     forgiving: int = 0  # of entries up to here, what they take away may never have come to home
     rows: dict[int, Row] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)  # directories whose times are to be set
@@ -94,7 +100,14 @@ class Work:
 
     def trouble(self, exc: OSError, place: Place | None, verb: Verb, kind: int = 0) -> Trouble:
         """What an error of a call to home means; for the caller to raise."""
-        return classify(exc, self.path(place), verb, kind=kind, properties=self.home.properties)
+        path, properties = self.path(place), self.home.properties
+        return self.judge(classify(exc, path, verb, kind=kind, properties=properties))
+
+    def refused(self, action: Action, trouble: MayEnd) -> Failed:
+        """Of what is one call: not executed, as a rule. What an error leaves open is in doubt; but
+        a push tells by itself whether it has begun, and after a move it is looked for."""
+        told = isinstance(action, Push | Rename) or not isinstance(trouble, Unclear)
+        return Failed(trouble, self.doubt or not told)
 
     def trouble_of_directory(self, exc: OSError, path: Path) -> Trouble:
         return classify(exc, b"/".join(path), Verb.ATTR, properties=self.home.properties)
