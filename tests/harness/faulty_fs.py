@@ -65,7 +65,7 @@ def _faulty(
         async def gated(self: FaultyFs, *args: _P.args, **kwargs: _P.kwargs) -> _R:
             if self.delay:
                 await trio.sleep(self.delay)
-            if self.errno and kind in self.kinds:
+            if self.errno and kind in self.kinds and self._concerns(args[0]):
                 raise FUSEError(self.errno)
             try:
                 return await handler(self, *args, **kwargs)
@@ -84,6 +84,7 @@ class FaultyFs(pyfuse3.Operations):
         super().__init__()
         self.delay, self.errno = 0.0, 0
         self.kinds: list[str] = []
+        self.of = 0  # the number of the one inode that is concerned; 0: all are
         self._held = {pyfuse3.ROOT_INODE: os.open(source, os.O_PATH)}
         self._lookups = {pyfuse3.ROOT_INODE: 1}
         self._lists: dict[int, list[bytes]] = {}
@@ -91,6 +92,12 @@ class FaultyFs(pyfuse3.Operations):
     def set(self, faults: dict[str, Any]) -> None:
         """From the next request on."""
         self.delay, self.errno, self.kinds = faults["delay"], faults["errno"], faults["kinds"]
+        self.of = faults["of"]
+
+    def _concerns(self, number: Any) -> bool:
+        """By a request's first argument: an inode or, where they are open, a descriptor."""
+        held = number in self._held
+        return not self.of or (number if held else os.fstat(number).st_ino) == self.of
 
     # -- inodes
 
@@ -332,13 +339,19 @@ class FaultyHome:
         self._dog = Watchdog(entry, self._watch, self.path.with_name("faulty watchdog"))
 
     def set(
-        self, *, delay: float = 0.0, errno: int = 0, kinds: Sequence[str] = (LOOK, CHANGE, GROW)
+        self,
+        *,
+        delay: float = 0.0,
+        errno: int = 0,
+        kinds: Sequence[str] = (LOOK, CHANGE, GROW),
+        of: str = "",
     ) -> None:
         """From now on each request takes `delay` seconds, and fails with `errno`, if any, where it
-        is of these `kinds`."""
+        is of these `kinds`, and about the object at path `of`, if any."""
         assert self._process is not None
         assert self._process.stdin is not None
-        faults = {"delay": delay, "errno": errno, "kinds": list(kinds)}
+        number = (self.source / of).stat().st_ino if of else 0
+        faults = {"delay": delay, "errno": errno, "kinds": list(kinds), "of": number}
         self._process.stdin.write(json.dumps(faults).encode() + b"\n")
         self._process.stdin.flush()
         self._await_answer()

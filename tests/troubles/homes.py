@@ -181,6 +181,10 @@ class Faulty(Home):
     def fail(self) -> None:
         self.fs.set(errno=errno.EIO)
 
+    def lose_sector(self) -> None:
+        """Of a file that is about to be written."""
+        self.fs.set(errno=errno.EIO, kinds=[GROW], of="one/old2")
+
     def shut_out(self) -> None:
         self.fs.set(errno=errno.EACCES)
 

@@ -114,6 +114,10 @@ TROUBLES = [
     Trouble("dead", homes.Faulty, _only(homes.Faulty.die), _only(homes.Faulty.mount_again)),
     Trouble("stale", homes.Faulty, _only(homes.Faulty.be_stale), _only(homes.Faulty.be_well)),
     Trouble("failing", homes.Faulty, _only(homes.Faulty.fail), _only(homes.Faulty.be_well)),
+    Trouble(
+        "a bad sector", homes.Faulty, _only(homes.Faulty.lose_sector),
+        _then_resume(homes.Faulty.be_well),
+    ),
     Trouble("closed", homes.Faulty, _only(homes.Faulty.shut_out), _only(homes.Faulty.be_well)),
     Trouble(
         "read-only", homes.OnDisk, _only(homes.OnDisk.make_read_only),
