@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TypeVar
 
-from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unrepresentable
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unclear, Unrepresentable
 from afmfs.gateway.home.walk import Path
 from afmfs.gateway.replay.naming import Namer
 from afmfs.gateway.replay.pushing import Pusher
@@ -167,23 +167,31 @@ class Directories:
         give its times, is left. HomeAway alone is raised; also where names that were executed, in
         one of `changed` (None: in any), can't be made durable.
         """
-        work = self.work
-        rows = work.view.rows(work.touched - {UNLINKED})
-        for ino in sorted(work.touched):
-            row, path = rows.get(ino), work.locator.directory(ino)
-            if row is None or path is None:
+        touched = self.work.touched - {UNLINKED}
+        rows = self.work.view.rows(touched)
+        left = self._finish([rows[ino] for ino in sorted(touched) if ino in rows], changed)
+        self._finish(left, changed)  # no single error costs them their times
+
+    def _finish(self, rows: Sequence[Row], changed: Set[int] | None) -> list[Row]:
+        """Those that met an error of theirs alone."""
+        work, left = self.work, []
+        for row in rows:
+            path, syncing = work.locator.directory(row.ino), False
+            if path is None:
                 continue
-            syncing = False
             try:
                 self._dress(row, path)
                 if work.sync_files:
-                    syncing = changed is None or ino in changed
+                    syncing = changed is None or row.ino in changed
                     work.home.sync_directory(path)
             except OSError as exc:
                 trouble = work.trouble_of_directory(exc, path)
                 trouble = trouble if syncing else work.judge(trouble)
                 if isinstance(trouble, HomeAway):
                     raise trouble from exc
+                if isinstance(trouble, Unclear):
+                    left.append(row)
+        return left
 
     def _dress(self, row: Row, path: Path) -> None:
         home = self.work.home
