@@ -9,14 +9,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 
 from afmfs.gateway.fetch import Fetches
+from afmfs.gateway.home.connection import Connection
+from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.trouble import HomeAway
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.execute import Execution, Result
 from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.view import View
+from afmfs.model.action import Batch
 from afmfs.model.entry import Op
 from tests.gateway.fake_mount import FakeMount
 
@@ -111,6 +117,37 @@ def test_while_a_batch_in_doubt_is_settled(
     mount.start()
     assert mount.await_message("fetched", rid=77)["errno"] == 0
     assert mount.replies[77][1] == b"bytes"
+
+
+def test_while_a_batch_ends_in_which_home_has_gone_away(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home has moved the file, and nobody knows yet: that it is missing is no news."""
+    monkeypatch.setattr("afmfs.gateway.fetch.PATIENCE_S", 0.0)
+    (mount.home / "f").write_bytes(b"bytes")
+    f, codes = mount.adopt(b"f"), list[int]()
+
+    def lost(home: Home, *names: Any) -> None:
+        rename_new(home, *names)
+        monkeypatch.setattr(Home, "rename_new", rename_new)
+        raise OSError(errno.ENOTCONN, "home is gone")
+
+    def goes_on(execution: Execution, batch: Batch) -> Result:
+        try:
+            return run(execution, batch)
+        except HomeAway:
+            codes.append(mount.request("fetch", ino=f, start=0, end=5)[0]["errno"])
+            raise
+
+    rename_new, run = Home.rename_new, Execution.run
+    monkeypatch.setattr(Home, "rename_new", lost)
+    monkeypatch.setattr(Execution, "run", goes_on)
+    monkeypatch.setattr(Connection, "judge", lambda _, home, trouble: trouble)
+    mount.rename(b"f", b"g")
+    mount.start()
+    mount.settle()
+    assert codes == [errno.EAGAIN]
+    assert mount.request("fetch", ino=f, start=0, end=5)[1] == b"bytes"
 
 
 def test_another_version(mount: FakeMount) -> None:

@@ -20,7 +20,7 @@ from afmfs.model.entry import CONTENT_OPS, Entry
 class Progress:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.names = Rooms()
+        self.names = Rooms(self._doubt)
         self._turns = Rooms()
         self.settle: Callable[[Home], None] = lambda home: None
         """What has to be done at home before anything is replayed to it."""
@@ -96,6 +96,11 @@ class Progress:
         self._doubting = doubt  # first: who asks must not hear that they are certain
         self._running = frozenset(entries)
 
+    def _doubt(self) -> None:
+        """A move has failed: home may have done it, and nobody heard of it. The rest of the batch
+        may take long yet, and it is only then that all of it is in doubt."""
+        self._doubting = True
+
     def mark(self, entries: Iterable[Entry]) -> None:
         """These are in flight: the files whose bytes they change are being pushed from now on."""
         with self._lock:
@@ -152,7 +157,9 @@ class Rooms:
 
     LOOKING, MOVING = 0, 1
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[], None] = lambda: None) -> None:
+        """`failed` is called when a move has, before anybody may look."""
+        self._failed = failed
         self._changed = threading.Condition()
         self._inside = [0, 0]
         self._waiting = [0, 0]
@@ -176,7 +183,9 @@ class Rooms:
             self._inside[side] += 1
             self._turn = other if self._waiting[other] else self._turn
 
-    def leave(self, side: int) -> None:
+    def leave(self, side: int, *, failed: bool = False) -> None:
+        if failed and side == self.MOVING:
+            self._failed()
         with self._changed:
             self._inside[side] -= 1
             if not self._inside[side]:
@@ -194,5 +203,5 @@ class _Room:
     def __enter__(self) -> None:
         self._rooms.enter(self._side)
 
-    def __exit__(self, *_: object) -> None:
-        self._rooms.leave(self._side)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._rooms.leave(self._side, failed=kind is not None)
