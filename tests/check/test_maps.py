@@ -138,6 +138,7 @@ def test_a_cache_of_an_earlier_version(scene: Scene) -> None:
     with scene.tables() as db:
         db.execute("ALTER TABLE blockmap DROP COLUMN crc")
         db.execute("ALTER TABLE span DROP COLUMN crc")
+        db.execute("DROP INDEX fresh_ino")
         db.execute("PRAGMA user_version=4")
     scene.engine.start()
     scene.engine.stop()

@@ -103,6 +103,8 @@ CREATE TABLE damaged (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;
 -- What vouches for a row of a map, beyond what SQLite checks (afmfs.model.row_sum).
 ALTER TABLE blockmap ADD COLUMN crc;
 ALTER TABLE span ADD COLUMN crc;
+-- Else whoever removes, evicts or syncs a file would read what was fetched of all the others.
+CREATE INDEX fresh_ino ON fresh (ino);
 """,
 }
 """What makes a cache of one version one of the next."""
