@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 MIN_BLOCK = 4 << 10
 MAX_BLOCK = 16 << 20
 DEFAULT_BLOCK = 1 << 20
+
+
+def is_block_size(size: object) -> TypeGuard[int]:
+    """Whether blocks can be as large: a power of two, within bounds."""
+    return type(size) is int and MIN_BLOCK <= size <= MAX_BLOCK and not size & (size - 1)
 
 
 def count(size: int, block: int) -> int:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from afmfs.errors import AfmError
-from afmfs.model.blocks import MAX_BLOCK, MIN_BLOCK
+from afmfs.model.blocks import is_block_size
 from afmfs.model.quota import EVICT_AT, check_cache_size
 
 Value = bool | int | float | str
@@ -112,7 +112,7 @@ def _one_of(*words: str) -> Callable[[str], str]:
 def _block_size(text: str) -> int:
     found = re.fullmatch(r"([0-9]+)([kKmM]?)(?:i?[bB])?", text)
     size = int(found[1]) << {"": 0, "k": 10, "m": 20}[found[2].lower()] if found else 0
-    if not MIN_BLOCK <= size <= MAX_BLOCK or size & (size - 1):
+    if not is_block_size(size):
         raise ValueError("a power of two from 4K to 16M")
     return size
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from afmfs.errors import Damaged
-from tests.check.scene import BLOCK, CLEAN, NEW, Scene
+from afmfs.errors import Damaged, Refused
+from tests.check.scene import BLOCK, CLEAN, NEW, WRITTEN, Scene
 
 
 def kinds(scene: Scene) -> list[str]:
@@ -142,6 +143,20 @@ def test_a_setting_that_is_lost(scene: Scene) -> None:
     scene.sql("DELETE FROM fileset WHERE key='identity'")
     (one,) = scene.found()
     assert one.kind == "setting" and one.mend is None
+
+
+@pytest.mark.parametrize("harm", ["DELETE FROM fileset", "UPDATE fileset SET value=12345"])
+def test_blocks_of_which_nobody_knows_the_size(scene: Scene, harm: str) -> None:
+    """Read in blocks of another size, a map would speak of bytes that nobody has fetched."""
+    scene.sql(f"{harm} WHERE key='block_size'")
+    with pytest.raises(Refused, match="size of its blocks any more; .* check --repair"):
+        scene.engine.start()
+    assert "setting" in kinds(scene)
+    scene.mend()
+    scene.engine.options = replace(scene.engine.options, block_size=None)
+    scene.assert_serves()
+    scene.flushed()
+    assert (scene.home / "part").read_bytes() == WRITTEN
 
 
 def test_a_setting_that_can_not_be_read(scene: Scene) -> None:

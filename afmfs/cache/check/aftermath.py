@@ -20,6 +20,7 @@ from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.schema import REFILL_USED
 from afmfs.cache.store.store import RESERVED, Store, must
 from afmfs.model import ranges
+from afmfs.model.blocks import DEFAULT_BLOCK, is_block_size
 from afmfs.model.entry import FIRST_INO, Op
 
 LOST_FOUND = "lost+found"
@@ -48,6 +49,8 @@ class Aftermath:
         """What rows that may be missing would have said."""
         store = self._store
         self.keep_orphans()
+        if not is_block_size(store.get("block_size")):
+            self.forget_maps()  # before they are read, and changed, by another size
         if "queue" in incomplete:
             # What was retired may have been found on pages that are in use no more. What is dropped
             # with it is made up for, as inodes tell of it.
@@ -130,6 +133,15 @@ class Aftermath:
         if path.exists() and path.stat().st_mtime_ns > since_ns - SLACK_NS:
             self.set_aside(path.parent.name, path.name)
             self._store.save(inode, gen=0)
+
+    def forget_maps(self) -> None:
+        """The size of a block is not known: in another one their rows would speak of bytes that
+        nobody has fetched."""
+        self.keep_parts()
+        for table in ("blockmap", "span"):
+            self._store.execute(f"DELETE FROM {table}")
+        self.mark_pending()
+        self._store.put("block_size", DEFAULT_BLOCK)
 
     def mark_pending(self) -> None:
         """What is pending is in the blobs: without its marks it would not be sent."""

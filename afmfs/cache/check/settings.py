@@ -9,11 +9,18 @@ from typing import Any
 from afmfs.cache.check.numbers import used_numbers
 from afmfs.cache.check.repair import Repair, doing
 from afmfs.cache.check.source import Source
-from afmfs.model.blocks import MAX_BLOCK, MIN_BLOCK
+from afmfs.model.blocks import is_block_size
 from afmfs.model.entry import ROOT, UNLINKED
 from afmfs.model.findings import Finding, Severity
 
-_TEXTS = ("identity", "target", "fileset", "device")
+_TEXTS = {
+    "identity": "mount it with its TARGET and -o takeover",
+    "target": "name it at the next mount",
+    "fileset": "the next mount gives it a name, of its own or by -o fileset=NAME",
+    "device": "the next mount gives it a name, of its own or by -o device=NAME",
+}
+"""Settings that can't be done without, and what brings each back."""
+
 _JSON = ("tunables", "tokens", "past", "pool", "leftover", "statvfs", "properties", "job",
          "callbacks", "homes", "restoring", "told")  # fmt: skip
 
@@ -33,9 +40,9 @@ def check(source: Source) -> Iterator[list[Finding]]:
 
 
 def _settings(source: Source) -> Iterator[Finding]:
-    for key in _TEXTS:
+    for key, way_out in _TEXTS.items():
         if not source.settings.get(key):
-            yield _unknown(key, "is missing")
+            yield _unknown(key, way_out)
     if not source.settings.get("token"):
         yield Finding(
             kind="setting",
@@ -44,8 +51,15 @@ def _settings(source: Source) -> Iterator[Finding]:
             severity=Severity.LOST,
         )
     block = source.settings.get("block_size")
-    if type(block) is not int or not MIN_BLOCK <= block <= MAX_BLOCK or block & (block - 1):
-        yield _unknown("block_size", f"is {block!r}, no size of a block")
+    if not is_block_size(block):
+        yield Finding(
+            kind="setting",
+            text=f"the setting block_size is {block!r}, no size of a block: nobody knows what the"
+            " block maps speak of",
+            repair="what home has of partly cached files is fetched again, in blocks of 1 MiB;"
+            " what is pending stays",
+            mend=Repair.forget_maps,
+        )
     for key in _JSON:
         value = source.settings.get(key)
         if value and not _is_json(value):
@@ -65,11 +79,11 @@ def _is_json(value: Any) -> bool:
     return True
 
 
-def _unknown(key: str, what: str) -> Finding:
+def _unknown(key: str, way_out: str) -> Finding:
     return Finding(
         kind="setting",
-        text=f"the setting {key} {what}",
-        repair="nothing: only a copy of cache.db knows it",
+        text=f"the setting {key} is missing",
+        repair=f"nothing: {way_out}",
         severity=Severity.LOST,
     )
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.report.queue import Paths
-from afmfs.model.blocks import DEFAULT_BLOCK, blob_length
+from afmfs.model.blocks import DEFAULT_BLOCK, blob_length, is_block_size
 from afmfs.model.entry import Op
 
 
@@ -46,7 +46,8 @@ class Source:
     def read_settings(self) -> None:
         """What the rest is compared with; anew after a repair."""
         self.settings = dict(self.execute("SELECT key, value FROM fileset"))
-        self.block = self._number("block_size", DEFAULT_BLOCK)
+        known = self.settings.get("block_size")
+        self.block = known if is_block_size(known) else DEFAULT_BLOCK
         self.entry_limit = self._number("entry_limit", 1)
         self.ino_limit = self._number("ino_limit", 16)
         self.durable_entry = self._number("durable_entry", 0)

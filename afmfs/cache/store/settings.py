@@ -16,7 +16,7 @@ from afmfs.cache.store.log_file import note_loss
 from afmfs.cache.store.opening import opening
 from afmfs.cache.store.store import Store
 from afmfs.errors import Refused, is_damage
-from afmfs.model.blocks import DEFAULT_BLOCK
+from afmfs.model.blocks import DEFAULT_BLOCK, is_block_size
 from afmfs.model.entry import ROOT
 from afmfs.model.target import parse_target
 from afmfs.model.tunables import MountOptions, Tunables
@@ -148,7 +148,11 @@ def settle(store: Store, target: str | None, mountpoint: Path, options: MountOpt
     final = given or known
     assert final is not None
     check_target(final, mountpoint, cache)
-    block = int(store.get("block_size") or options.block_size or DEFAULT_BLOCK)
+    known_block = store.get("block_size")
+    if not is_block_size(known_block) and store.inode(ROOT) is not None:
+        # In blocks of another size its maps would speak of bytes that nobody has fetched.
+        raise Refused(f"{cache} does not know the size of its blocks any more{_repair(cache)}")
+    block = int(known_block or options.block_size or DEFAULT_BLOCK)
     if options.block_size and options.block_size != block:
         raise Refused(
             f"{cache} has blocks of {block} bytes, fixed when it was made: leave block_size= out"
