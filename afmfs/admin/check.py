@@ -107,7 +107,8 @@ def render_finding(row: Row, *, mending: bool) -> str:
     if not mending:
         after = f"--repair: {row['repair']}"
     else:
-        after = f"repaired: {row['repair']}" if row["repaired"] else "not repaired"
+        done = "repaired" if row["repaired"] else "not repaired"
+        after = f"{done}: {row['repair'].removeprefix('nothing: ')}"
     return f"{row['severity']:5} {row['kind']}: {where}{plain(row['text'])}; {after}\n"
 
 

@@ -19,7 +19,9 @@ from afmfs.cache.store.store import connect_read_only
 from afmfs.model.findings import Finding
 
 _TABLES = ("flight", "outcome", "requeued", "state")
-_BY_MOUNT = "the next mount sets it aside, and compares with home what may have been under way"
+_BY_MOUNT = (
+    "nothing: the next mount sets it aside, and compares with home what may have been under way"
+)
 
 
 def check(source: Source) -> Iterator[list[Finding]]:
@@ -28,28 +30,28 @@ def check(source: Source) -> Iterator[list[Finding]]:
     name = str(path.relative_to(source.cache))
     if not path.exists():
         if known and known[0]:
-            yield [_finding(f"{name} is missing", _BY_MOUNT)]
+            yield [_finding(f"{name} is missing")]
         return
     try:
         with closing(connect_read_only(path)) as db:
             if not path.stat().st_size:
-                yield [_finding(f"{name} is empty", _BY_MOUNT)]
+                yield [_finding(f"{name} is empty")]
                 return
             found = db.execute("PRAGMA quick_check(10)").fetchall()
             if found != [("ok",)]:
-                yield [_finding(f"{name} is damaged: {found[0][0]}", _BY_MOUNT)]
+                yield [_finding(f"{name} is damaged: {found[0][0]}")]
                 return
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
             if not tables.issuperset(_TABLES):
-                yield [_finding(f"{name} is no journal", _BY_MOUNT)]
+                yield [_finding(f"{name} is no journal")]
                 return
             yield [*_against_queue(source, db, known)]
     except sqlite3.DatabaseError as exc:
-        yield [_finding(f"{name} can't be read: {exc}", _BY_MOUNT)]
+        yield [_finding(f"{name} can't be read: {exc}")]
 
 
-def _finding(text: str, repair: str, **more: Any) -> Finding:
-    return Finding(kind="journal", text=text, repair=repair, mend=lambda repair: None, **more)
+def _finding(text: str) -> Finding:
+    return Finding(kind="journal", text=text, repair=_BY_MOUNT)
 
 
 def _against_queue(
@@ -59,10 +61,10 @@ def _against_queue(
     if known and known[0] and "news" not in state:
         remembered = Remembered(*known)
         if state.get("journal") != remembered.id:
-            yield _finding("gateway.db is another cache's, or another home's", _BY_MOUNT)
+            yield _finding("gateway.db is another cache's, or another home's")
             return
         if int(state.get("turn") or 0) < remembered.turn:
-            yield _finding("gateway.db is an older copy", _BY_MOUNT)
+            yield _finding("gateway.db is an older copy")
             return
     (executed,) = db.execute("SELECT ifnull(max(id), 0) FROM outcome").fetchone()
     if executed > source.durable_now():
