@@ -207,6 +207,24 @@ def test_a_resync_moves_to_a_name_that_is_only_remembered(mount: FakeMount) -> N
     assert contents(served) == wanted | {"b": BEFORE["a"]}
 
 
+def test_a_resync_below_directories_that_are_only_remembered(mount: FakeMount) -> None:
+    """Looked for where it is remembered, what only home has of a file would be lost here."""
+    served = mount.home.parent / "served"
+    for path in mount.home.rglob("*"):
+        path.lstat()
+    (served / "d/x").rename(served / "d/y")  # by calls of ours that nobody heard of
+    (served / "d").rename(served / "e/d")
+    (served / "e").rename(served / "moved")
+    d, e = mount.look_up(1, b"d"), mount.look_up(1, b"e")
+    mount.rename(b"x", b"y", d)
+    mount.rename(b"d", b"d", 1, e)
+    mount.rename(b"e", b"moved")
+    start(mount)
+    assert "lost" not in resync(mount).values()
+    wanted = {name: BEFORE[name] for name in ("a", "b", "c")}
+    assert contents(served) == wanted | {"moved": None, "moved/d": None, "moved/d/y": old("d/x")}
+
+
 def test_a_marker_that_is_remembered_is_no_older_home(mount: FakeMount) -> None:
     """A look at it overtook the call that moved its time on, and sshfs has kept what it saw."""
     path, era, claim = os.fsencode(mount.home), Era(), Claim(Marker("i", "f", 1, "t"), first=True)
