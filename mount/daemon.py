@@ -28,6 +28,7 @@ from mount.operations import Operations
 
 if TYPE_CHECKING:
     from afmfs.cache.fileset import Fileset
+    from afmfs.cache.store.lock import CacheLock
     from afmfs.cache.store.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ def _foremost(error: BaseException) -> BaseException:
 async def _serve(
     request: Request, settings: Settings, engine: Engine, serving: Callable[[], None]
 ) -> None:
-    stop = Stop(request.point)
+    stop = Stop(request.point, settings.lock)
     async with trio.open_nursery() as nursery:
         await nursery.start(stop.at_signals)
         # Torn down in reverse: the kernel's session ends first, so that no request comes any more.
@@ -210,8 +211,8 @@ class Stop:
     pending is safe in the cache and goes on at the next mount.
     """
 
-    def __init__(self, point: Path) -> None:
-        self._point = point
+    def __init__(self, point: Path, lock: CacheLock | None) -> None:
+        self._point, self._lock = point, lock
         self._requests: trio.CancelScope | None = None
         self._readiness: turns.Readiness | None = None
         self._limit: threading.Thread | None = None
@@ -269,6 +270,15 @@ class Stop:
         if self._limit is None:
             self._limit = threading.Thread(target=self._wait, name="stop limit", daemon=True)
             self._limit.start()
+            self._tell_of_end()
+
+    def _tell_of_end(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            self._lock.ending()
+        except OSError as error:  # whoever mounts next does not wait, but is told who has it
+            log.warning("the lock does not tell of the end: %s", error)
 
     def _wait(self) -> None:
         time.sleep(STOP_LIMIT)

@@ -6,8 +6,9 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -20,6 +21,13 @@ def machine_id() -> str:
         return Path("/etc/machine-id").read_text().strip()
     except OSError:
         return socket.gethostname()
+
+
+END_S = 12.0
+"""So long a mount that has been unmounted may take to end, at most."""
+
+NOTICE_S = 1.0
+"""And so long to notice it: the kernel tells of it when umount(2) has returned."""
 
 
 class Place(NamedTuple):
@@ -44,21 +52,35 @@ class CacheLock:
 
     def __init__(self, cache: Path, *, mounts: bool = True) -> None:
         self._cache = cache
-        self.last = last_place(cache)  # before this one
         self._mounts = mounts
         self._fd = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        begun = time.monotonic()
+        while not self._taken():
+            limit = END_S if self._owner().get("ending") else NOTICE_S
+            if time.monotonic() - begun > limit:
+                owner = self._named()
+                os.close(self._fd)
+                raise Refused(
+                    f"the cache {cache} is in use{owner}: unmount it there, or give this mount a"
+                    " cache of its own with -o cache=DIR"
+                )
+            time.sleep(0.05)
+        self.last = last_place(cache)  # before this one
+        self._write()
+
+    def _taken(self) -> bool:
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = self._owner()
-            os.close(self._fd)
-            raise Refused(
-                f"the cache {cache} is in use{owner}: unmount it there, or give this mount a cache"
-                " of its own with -o cache=DIR"
-            ) from None
-        self._write()
+            return False
+        return True
 
-    def _write(self) -> None:
+    def ending(self) -> None:
+        """The mount is gone, and its process ends within a time: who wants the cache next, as
+        after `umount` in a script, waits for that. OSError if it can't be said."""
+        self._write(ending=True)
+
+    def _write(self, *, ending: bool = False) -> None:
         me = psutil.Process()
         place = Place(boot_id(), mount_id(self._cache)) if self._mounts else self.last
         record = {
@@ -68,14 +90,25 @@ class CacheLock:
             "started": me.create_time(),
             "host": socket.gethostname(),
             "place": place,
+            "ending": ending,
         }
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(record).encode(), 0)
+        # On a full disk what is not given up can be written over.
+        data = json.dumps(record).encode()
+        os.pwrite(self._fd, data, 0)
+        os.ftruncate(self._fd, len(data))
 
-    def _owner(self) -> str:
+    def _owner(self) -> dict[str, Any]:
+        """What the process that has the lock says of itself; {} if that can't be read."""
         try:
             record = json.loads(os.pread(self._fd, 4096, 0))
-            return f" by process {int(record['pid'])} on {record['host']}"
+        except ValueError:
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _named(self) -> str:
+        owner = self._owner()
+        try:
+            return f" by process {int(owner['pid'])} on {owner['host']}"
         except (ValueError, KeyError, TypeError):
             return ""
 
