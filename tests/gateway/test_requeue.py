@@ -231,6 +231,37 @@ def test_one_bad_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way_out: 
         mount.close()
 
 
+def test_a_name_that_is_gone_in_spite_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is written meanwhile by another name of the file is not looked for under that one."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/a").write_bytes(b"old bytes")
+    os.link(tmp_path / "home/a", tmp_path / "home/b")
+    unlink = Home.unlink
+
+    def unlink_badly(home: Home, dirfd: int, name: bytes) -> None:
+        unlink(home, dirfd, name)
+        raise OSError(errno.EIO, "the answer is lost")
+
+    monkeypatch.setattr(Home, "unlink", unlink_badly)
+    monkeypatch.setattr("afmfs.gateway.replay.backoff.BACK_OFF_S", 60.0)
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    try:
+        f = mount.adopt(b"a", cached=True)
+        mount.add_name(1, b"b", f)
+        mount.remove(b"a")
+        mount.start()
+        mount.await_message("outcomes")
+        mount.write(f, 0, b"new")
+        assert mount.settle()["requeued"] == 0
+        assert (mount.home / "b").read_bytes() == b"new bytes"
+        assert mount.pending() == []
+        assert "inconsistent" not in {message["type"] for message in mount.log}
+    finally:
+        mount.close()
+
+
 def test_drop(tmp_path: Path, small_home: Path) -> None:
     mount = FakeMount(tmp_path / "cache", small_home)
     try:

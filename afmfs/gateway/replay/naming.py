@@ -209,12 +209,16 @@ class Namer:
             if stat.S_ISDIR(found.st_mode) != (action.kind == stat.S_IFDIR):
                 want_kind(found, action.kind, work.path(place))
             with work.progress.names.moving():
+                try:
+                    if action.kind == stat.S_IFDIR:
+                        home.rmdir(dirfd, place[1])
+                    else:
+                        home.unlink(dirfd, place[1])
+                except OSError as exc:
+                    self._want_gone(action, dirfd, exc, Verb.REMOVE)
                 if action.kind == stat.S_IFDIR:
                     path = (work.locator.directory(place[0]) or ()) + (place[1],)
-                    home.rmdir(dirfd, place[1])
                     home.forget_directory(path)
-                else:
-                    home.unlink(dirfd, place[1])
                 return work.finish(action, NOTHING)
         except FileNotFoundError as exc:
             if work.may_be_gone(action) or work.view.is_lost(action.ino):
@@ -238,7 +242,7 @@ class Namer:
                     else:
                         home.rename(dirfd, place[1], dirfd2, action.target[1])
                 except OSError as exc:
-                    self._want_moved(action, dirfd, exc)
+                    self._want_gone(action, dirfd, exc, Verb.MOVE)
                 if action.kind == stat.S_IFDIR:
                     home.forget_directories()
                     work.locator.forget()
@@ -246,16 +250,18 @@ class Namer:
         except OSError as exc:
             raise self._failed(action, exc, Verb.MOVE) from exc
 
-    def _want_moved(self, action: Rename, dirfd: int, exc: OSError) -> None:
-        """After an error, raises unless it is moved all the same. HomeAway where that stays open:
-        what is below would be looked for in the wrong place."""
-        trouble = self._failed(action, exc, Verb.MOVE)
-        if isinstance(trouble, Failed) and isinstance(trouble.trouble, Unclear):
-            try:
-                self.work.home.lstat_anew(dirfd, action.place[1])
-            except FileNotFoundError:
-                return
-            except OSError as again:
+    def _want_gone(self, action: Rename | Remove, dirfd: int, exc: OSError, verb: Verb) -> None:
+        """After an error, raises unless the name is gone all the same: what goes on meanwhile would
+        miss it. HomeAway where that stays open of a move: what is below would be missed as well."""
+        trouble = self._failed(action, exc, verb)
+        if not (isinstance(trouble, Failed) and isinstance(trouble.trouble, Unclear)):
+            raise exc
+        try:
+            self.work.home.lstat_anew(dirfd, action.place[1])
+        except FileNotFoundError:
+            return
+        except OSError as again:
+            if isinstance(action, Rename):
                 raise gone(os.fsdecode(self.work.path(action.place)), again.errno) from exc
         raise trouble from exc
 
