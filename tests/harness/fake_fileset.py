@@ -46,6 +46,7 @@ class FakeSettings:
     cache: Path
     tunables: Tunables
     mountpoint: Path
+    lock: None = None
 
 
 def failed(code: int) -> OSError:
