@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs.cache.check import salvage
 from afmfs.cache.check.run import Mending
 from afmfs.errors import Refused
 from tests.check.scene import EXPECTED, HOME, INSIDE, Scene
@@ -159,3 +160,25 @@ def test_what_was_set_aside_is_complete(scene: Scene, tmp_path: Path) -> None:
     scene.mend()
     (kept,) = scene.cache.glob("cache.db.damaged-*Z")
     assert kept.read_bytes() == before
+
+
+def test_a_repair_that_is_killed_does_not_lose_the_log(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the log, which is moved away, and the new database."""
+    path = scene.cache / "cache.db"
+    scene.engine.start()
+    scene.write(b"late", INSIDE)
+    scene.kill()
+    assert (scene.cache / "cache.db-wal").stat().st_size
+
+    def killed(source: os.PathLike[str] | str, target: os.PathLike[str] | str) -> None:
+        if os.fspath(target) == str(path):
+            raise KeyboardInterrupt
+        os.replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("afmfs.cache.check.salvage.os.rename", killed)
+        salvage.rebuild(scene.cache)
+    scene.mend()
+    scene.assert_serves(late=INSIDE)

@@ -90,6 +90,7 @@ class Mending:
         self.tally = Tally()
 
     def run(self) -> Tally:
+        salvage.undo_exchange(self._cache)
         note_loss(self._cache, last_place(self._cache))
         note = read_note(self._cache)
         if note is not None:

@@ -88,6 +88,20 @@ def _exchange(path: Path, new: Path) -> None:
     _sync(path.parent)
 
 
+def undo_exchange(cache: Path) -> None:
+    """A repair that was killed in `_exchange` has left the old database in its place, and its log
+    beside the kept one: without that, what is in the log would be lost with the next repair."""
+    path = cache / "cache.db"
+    log_file = Path(f"{path}-wal")
+    for kept in cache.glob("cache.db.damaged-*Z*-wal"):
+        database = kept.with_name(kept.name.removesuffix("-wal"))
+        interrupted = path.exists() and database.exists() and database.samefile(path)
+        if interrupted and not (log_file.exists() and log_file.stat().st_size):
+            Path(f"{path}-shm").unlink(missing_ok=True)
+            os.rename(kept, log_file)
+            _sync(cache)
+
+
 def mend_counters(cache: Path) -> None:
     """One row of counters, which say what is in the queue; the rest is counted later."""
     with closing(connect(cache / "cache.db")) as db:
