@@ -26,8 +26,9 @@ from tests.crash.writer import Broken, Writer
 BOOKS = 120
 """Files of the library, which readers read and nobody writes."""
 
-THINKING = 0.02
-"""Seconds between two operations, at most: programs do other things, too."""
+THINKING = 0.2
+"""Seconds between two operations, at most: a remote home has to keep up with all of them, between
+its storms, for an hour."""
 
 LATE = 1.0
 """No operation on what is cached may take as many seconds."""
@@ -112,7 +113,7 @@ class Program:
     def run(self) -> None:
         while not (self.control / "stop").exists():
             self.turn()
-            time.sleep(self.dice.uniform(0, THINKING * 10))
+            time.sleep(self.dice.uniform(0, THINKING))
 
     def turn(self) -> None:
         raise NotImplementedError
