@@ -33,7 +33,7 @@ from pyfuse3 import (
 )
 
 from afmfs.cache.command import commands
-from afmfs.cache.report.status import Status, render_json, render_metrics, render_state
+from afmfs.cache.report.status import Status, render_json, render_state
 from afmfs.cache.store.inode import Inode
 from afmfs.errors import AfmError
 from mount import attrs
@@ -190,10 +190,16 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")  # names of any bytes pass through text
 
 
+def _metrics(fileset: Steering) -> bytes:
+    from afmfs.cache.report.metrics import render_metrics  # takes longer to load than a mount has
+
+    return render_metrics(fileset.status())
+
+
 _RENDERED: dict[int, Callable[[Steering], bytes]] = {
     STATE: lambda fileset: _encoded(render_state([fileset.status()])),
     STATUS: lambda fileset: _encoded(render_json(fileset.status())),
-    METRICS: lambda fileset: render_metrics(fileset.status()),
+    METRICS: _metrics,
     EVENTS: lambda fileset: b"".join(
         _encoded(json.dumps(one, ensure_ascii=False) + "\n") for one in fileset.events()
     ),

@@ -6,7 +6,7 @@ import errno
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -52,6 +52,13 @@ def emit(text: str, stream: Any = None) -> None:
     stream.flush()
     stream.buffer.write(os.fsencode(text))
     stream.flush()
+
+
+def stream(chunks: Iterable[bytes]) -> None:
+    """Print bytes as they are."""
+    for chunk in chunks:
+        sys.stdout.buffer.write(chunk)
+    sys.stdout.flush()
 
 
 def visible(text: str) -> str:

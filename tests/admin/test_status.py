@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from afmfs.cache.report.metrics import render_metrics
 from afmfs.cache.report.status import (
     CachedReport,
     JobStatus,
@@ -17,7 +18,6 @@ from afmfs.cache.report.status import (
     from_json,
     render_cached,
     render_json,
-    render_metrics,
     render_state,
     why_blocked,
 )

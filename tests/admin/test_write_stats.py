@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from afmfs.cache.command.commands import execute
-from afmfs.cache.report.status import JobStatus, Status, from_json, render_json, render_metrics
+from afmfs.cache.report.metrics import render_metrics
+from afmfs.cache.report.status import JobStatus, Status, from_json, render_json
 from afmfs.cache.report.write_stats import render_write_stats, with_write_stats
 from tests.admin.fake import FakeFileset
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from afmfs.cache.command.command_line import JSON, REPAIR, Command, Steered, Words, number, relative
-from afmfs.cache.home.trash import ALL, Restore
-from afmfs.cache.report.trash import render
+from afmfs.cache.report.trash import ALL, render
 from afmfs.errors import AfmError, Refused, UnknownCommand
 from afmfs.model.states import AWAY
+
+if TYPE_CHECKING:
+    from afmfs.cache.home.trash import Restore
 
 
 async def _trash(fileset: Steered, words: Words) -> str:

@@ -48,8 +48,6 @@ TOLD = 20
 """Entries, and refusals, that the answer and the event name."""
 
 _KEY = "restoring"
-ALL = 0
-"""In the place of a job's number."""
 
 
 @dataclass(slots=True)

@@ -14,6 +14,9 @@ from afmfs.model.kinds import kind_name
 MOST = 1000
 """Entries of one listing."""
 
+ALL = 0
+"""In the place of a job's number."""
+
 
 class Trashed(NamedTuple):
     """Something that a job moved aside at home."""
