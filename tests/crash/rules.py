@@ -235,7 +235,7 @@ THE_GATEWAYS = (
     rule(
         "home-sync",
         "gateway/replay/replay.py:Replay._replay",
-        "            self.site.sync(home)  # before any outcome is recorded: home-sync\n",
+        "            self.site.sync(home, told)  # before any outcome is recorded: home-sync\n",
         "",
         GATEWAY + "test_home_sync",
     ),

@@ -8,6 +8,7 @@ after each call that changes home or the journal. Home must come out the same.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import stat
 from collections.abc import Callable
@@ -45,6 +46,7 @@ class Interrupter:
         self.count, self.at, self.after, self.armed = 0, -1, False, False
         self.error: Callable[[], BaseException] = Killed
         self.gone = False  # home, till it is connected to again
+        self.moves: list[int] = []  # the calls that were renames
         monkeypatch.setattr(Connection, "check", self._check(Connection.check))
         for owner, name in VERBS:
             monkeypatch.setattr(owner, name, self._wrapped(getattr(owner, name), owner))
@@ -75,6 +77,8 @@ class Interrupter:
                 return call(*args, **kwargs)
             self.count += 1
             hit = self.count == self.at
+            if call.__name__.startswith("rename"):
+                self.moves.append(self.count)
             if hit and not self.after:
                 self.armed = False
                 raise fail()
@@ -259,19 +263,19 @@ def test_every_interruption(
         "away": counter.away,
         "bad": counter.bad,
     }
-    step = int(os.environ.get("AFMFS_EVERY", "12"))  # 1 tries every call, in two minutes
-    for at in range(1 + len(tmp_path.name) % step, calls + 1, step):
-        for after in (False, True):
-            for kind, error in kinds.items():
-                base = tmp_path / f"{at}-{after}-{kind}"
-                mount = prepare(base, home_sync=home_sync)
-                change(mount)
-                counter.count, counter.at, counter.after, counter.error = 0, at, after, error
-                try:
-                    run(mount, counter)
-                except Killed:
-                    counter.at = -1
-                    run(mount, counter)
-                counter.at = -1
-                assert image(mount.home) == wanted, f"{kind} at call {at}, after: {after}"
-                mount.close()
+    step = int(os.environ.get("AFMFS_EVERY", "24"))  # 1 tries every call, in some minutes
+    some = range(1 + len(tmp_path.name) % step, calls + 1, step)
+    tries = list(itertools.product(some, (False, True), kinds))
+    tries += [(at, True, "away") for at in set(counter.moves) - set(some)]  # done, and not known
+    for at, after, kind in tries:
+        mount = prepare(tmp_path / f"{at}-{after}-{kind}", home_sync=home_sync)
+        change(mount)
+        counter.count, counter.at, counter.after, counter.error = 0, at, after, kinds[kind]
+        try:
+            run(mount, counter)
+        except Killed:
+            counter.at = -1
+            run(mount, counter)
+        counter.at = -1
+        assert image(mount.home) == wanted, f"{kind} at call {at}, after: {after}"
+        mount.close()

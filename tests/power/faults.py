@@ -49,7 +49,7 @@ FAULTS = (
     Fault(
         "power: outcomes of what home may lose",
         "afmfs/gateway/replay/replay.py",
-        "            self.site.sync(home)  # before any outcome is recorded: home-sync\n",
+        "            self.site.sync(home, told)  # before any outcome is recorded: home-sync\n",
         "",
         _LIFE,
     ),

@@ -12,7 +12,7 @@ import os
 import stat
 
 from afmfs.gateway.home.stamp import take
-from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Trouble, Unclear, Verb, gone
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Trouble, Unclear, Verb, gone
 from afmfs.gateway.replay.exchange import Exchanger
 from afmfs.gateway.replay.pushing import Pusher
 from afmfs.gateway.replay.small import make_small
@@ -254,6 +254,8 @@ class Namer:
         """After an error, raises unless the name is gone all the same: what goes on meanwhile would
         miss it. HomeAway where that stays open of a move: what is below would be missed as well."""
         trouble = self._failed(action, exc, verb)
+        if isinstance(trouble, HomeAway):  # asked a second time, home might be there again
+            raise trouble from exc
         if not (isinstance(trouble, Failed) and isinstance(trouble.trouble, Unclear)):
             raise exc
         try:
