@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -64,10 +65,12 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._error: BaseException | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
         self.checks = True  # after each stop; not for a test that damages the cache
 
     def start(self) -> None:
         self._ready.clear()
+        self._token = None
         self._thread = threading.Thread(target=self._run, name="engine")
         self._thread.start()
         assert self._ready.wait(CALL_SECONDS), "the fileset does not open"
@@ -94,8 +97,9 @@ class Engine:
         """A clean stop; what is pending stays pending."""
         if self._thread is None:
             return
-        if self._thread.is_alive():
-            self._token.run_sync_soon(self._end.set)
+        if self._token is not None:  # else it was refused, and the thread ends by itself
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._end.set)
         self._thread.join(CALL_SECONDS)
         assert not self._thread.is_alive(), "the fileset does not close"
         self._thread = None
