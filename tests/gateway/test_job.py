@@ -638,6 +638,43 @@ def test_a_new_file_that_is_removed_here_before_a_job_that_waits(
         mount.close()
 
 
+@pytest.mark.parametrize("call", ["look", "write"])
+def test_one_bad_file(mount: FakeMount, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """An input/output error of one object, at a home that answers: all else is pushed meanwhile."""
+    (mount.home / "bad").write_bytes(bytes(9))
+    number = (mount.home / "bad").stat().st_ino
+    mount.write(mount.adopt(b"bad", cached=True), 0, b"new bytes")
+    mount.make(b"good", DATA)
+    repaired = False
+    pwrite, look = os.pwrite, Home.lstat_anew
+
+    def fail(is_bad: bool) -> None:
+        if is_bad and not repaired:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def pwrite_badly(fd: int, data: bytes, offset: int) -> int:
+        fail(call == "write" and os.fstat(fd).st_ino == number)
+        return pwrite(fd, data, offset)
+
+    def look_badly(home: Home, dirfd: int, name: bytes) -> os.stat_result:
+        fail(call == "look" and name == b"bad")
+        return look(home, dirfd, name)
+
+    monkeypatch.setattr(os, "pwrite", pwrite_badly)
+    monkeypatch.setattr(Home, "lstat_anew", look_badly)
+    monkeypatch.setattr("afmfs.gateway.replay.backoff.BACK_OFF_S", 0.1)
+    start(mount)
+    begin(mount)
+    event = mount.await_message("event", name="afmCmdRequeued")
+    assert event["detail"]["errno"] == errno.EIO
+    mount.await_message("progress", id=JOB, phase="waiting")
+    assert (mount.home / "good").read_bytes() == DATA
+    assert not [m for m in mount.log if m["type"] in ("away", "inconsistent")]
+    repaired = True
+    mount.await_message("progress", id=JOB, phase="done")
+    assert (mount.home / "bad").read_bytes() == b"new bytes"
+
+
 # -- uncached bytes that are null already ----------------------------------------------------------
 
 

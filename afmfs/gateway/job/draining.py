@@ -20,6 +20,7 @@ from afmfs.gateway.job.reconcile import Landed, Reconciler, clear_beside
 from afmfs.gateway.replay.backoff import pause_ns
 from afmfs.gateway.replay.execute import Directories
 from afmfs.gateway.replay.steps import Steps
+from afmfs.gateway.replay.work import FORGIVING
 from afmfs.gateway.state.locate import Locator
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash.book import TrashBook
@@ -29,9 +30,6 @@ from afmfs.model.resync import Do, Job
 ROWS = 1024
 BYTES = 16 << 20
 """Of one batch: what is sent once more after a kill."""
-
-FORGIVING = "forgiving"
-"""Where the journal keeps the last entry that was queued while a job ran."""
 
 LOOKS = 5
 """How often an object that keeps changing is looked at anew before it is requeued."""
@@ -60,7 +58,7 @@ class Draining:
         landed = Landed()
         with steps.contact.opened() as (connection, home):
             with steps.progress.replaying(home):
-                work = steps.work(home)
+                work = steps.site.work(home, connection)  # one bad object does not stop the job
                 self._clear(home)
                 work.rows = steps.view.rows(inos)  # sizes as they are before the point
                 through = job.bound if job.exact else job.doubt
@@ -72,7 +70,7 @@ class Draining:
                 self._threads.run(lambda one: reconciler.execute(*one, landed), decided)
                 self._intents.say(home, job)
                 Directories(work).finish()
-                steps.sync(home)
+                steps.site.sync(home, {trouble.errno for _, trouble, _ in landed.failed})
             connection.check(home)
         steps.progress.end()
         steps.point()

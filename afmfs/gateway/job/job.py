@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from afmfs.gateway.home.home import SCRATCH, Home
-from afmfs.gateway.job.draining import FORGIVING, Draining
+from afmfs.gateway.job.draining import Draining
 from afmfs.gateway.job.intents import Intents
 from afmfs.gateway.job.planning import Planning
 from afmfs.gateway.job.priority import (
@@ -39,6 +39,7 @@ from afmfs.gateway.job.strays import Strays
 from afmfs.gateway.protocol import Message
 from afmfs.gateway.replay.backoff import is_early
 from afmfs.gateway.replay.steps import NoPoint, Steps
+from afmfs.gateway.replay.work import FORGIVING
 from afmfs.gateway.state.journal import Outcome
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash.book import TrashBook

@@ -69,7 +69,7 @@ class Planning:
         """Which objects the new home has already, in the version of the cache."""
         steps, agreed = self._steps, []
         with steps.contact.opened() as (connection, home):
-            work = steps.work(home)
+            work = steps.site.work(home)
             work.rows = steps.view.rows(one.ino for one in found)
             examiner = Examiner(work, self._book)
             for one in found:

@@ -52,7 +52,7 @@ class Settling:
                 steps.point()  # durable-before-batch
                 steps.progress.begin(ids, doubt=True)
                 failed, reached = self._settle(home, job, batch)
-                steps.sync(home)  # home-sync
+                steps.site.sync(home)  # home-sync
             connection.check(home)
         steps.progress.end()
         steps.point()  # outcome-after-durable
@@ -90,7 +90,7 @@ class Settling:
         self, home: Home, job: Job, batch: Batch
     ) -> tuple[list[tuple[Failed, tuple[int, ...]]], dict[int, Stamp]]:
         """What home refuses for now, with its entries, and the directories that are new there."""
-        work = self._steps.work(home)
+        work = self._steps.site.work(home)
         work.touched |= batch.touched
         settler = Settler(
             work,

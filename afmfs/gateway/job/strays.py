@@ -52,11 +52,11 @@ class Strays:
             if home.properties.stable_inodes:
                 with steps.progress.replaying(home):
                     self._bring_all(home, job)
-                    steps.sync(home)
+                    steps.site.sync(home)
             connection.check(home)
 
     def _bring_all(self, home: Home, job: Job) -> None:
-        work = self._steps.work(home)
+        work = self._steps.site.work(home)
         wanted = self._missing(work)
         if not wanted:
             return

@@ -66,7 +66,7 @@ class Replay:
         self.site = Site(view, journal, progress, contact, hello["tunables"])
         self.steps = steps = Steps(
             view=view, journal=journal, progress=progress, contact=contact, send=send,
-            work=self.site.work, make_point=self._points.make, sync=self.site.sync,
+            site=self.site, make_point=self._points.make,
         )  # fmt: skip
         self.jobs = Jobs(steps, self.priority, self.book, threads)
         delay_s = float(hello["tunables"].get("async_delay_s", 15.0))

@@ -10,8 +10,7 @@ from afmfs.gateway.home.connection import Connection, Judge
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import gone
-from afmfs.gateway.job.draining import FORGIVING
-from afmfs.gateway.replay.work import Work
+from afmfs.gateway.replay.work import FORGIVING, Work
 from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.locate import Locator
 from afmfs.gateway.state.progress import Progress

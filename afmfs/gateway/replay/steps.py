@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from afmfs.gateway.home.contact import Contact
-from afmfs.gateway.home.home import Home
 from afmfs.gateway.protocol import Message
-from afmfs.gateway.replay.work import Work
+from afmfs.gateway.replay.site import Site
 from afmfs.gateway.state.journal import Journal, Outcome, Requeued
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import View
@@ -25,9 +24,8 @@ class Steps:
     progress: Progress
     contact: Contact
     send: Callable[[Message], None]
-    work: Callable[[Home], Work]  # what looking at home, and working at it, needs
+    site: Site
     make_point: Callable[[], bool]
-    sync: Callable[[Home], None]  # home's stable storage has all that was done
     executed: int = 0  # entries and rows of the priority queue, since the start
 
     def point(self) -> None:

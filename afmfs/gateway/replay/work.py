@@ -39,6 +39,10 @@ class Done(NamedTuple):
 NOTHING = Done()
 
 
+FORGIVING = "forgiving"
+"""Where the journal keeps the last entry that was queued while a job ran."""
+
+
 class Failed(Exception):
     """An action that home refuses for now; `partial`: it may have been executed in part."""
 
