@@ -48,7 +48,7 @@ class Threads:
             return
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self.count, "home")
-        futures = [self._pool.submit(work, item) for item in items]
+        futures = [_submit(self._pool, work, item) for item in items]
         failures = [failure for future in futures if (failure := _end_of(future)) is not None]
         if failures:
             raise failures[0]
@@ -56,6 +56,16 @@ class Threads:
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, work: Callable[[_A], None], item: _A) -> Future[None]:
+    """After the end of the pool: one that is cancelled, as are those that it had not begun."""
+    try:
+        return pool.submit(work, item)
+    except RuntimeError:
+        future = Future[None]()
+        future.cancel()
+        return future
 
 
 def _end_of(future: Future[None]) -> BaseException | None:

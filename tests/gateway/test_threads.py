@@ -57,3 +57,11 @@ def test_what_waits_for_its_turn_when_they_end(threads: Threads) -> None:
     go_on.set()
     runner.join(10)
     assert ended and sorted(done) == [0, 1]
+
+
+def test_what_comes_after_their_end(threads: Threads) -> None:
+    """As what waited for its turn then."""
+    threads.run(lambda _: None, range(2))
+    threads.close()
+    with pytest.raises(CancelledError):
+        threads.run(lambda _: None, range(2))
