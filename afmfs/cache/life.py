@@ -91,7 +91,10 @@ class Life(Steering):
             ended=self._evicted,
         )  # fmt: skip
         self._lister = Lister(store, self._namespace, self._link)
-        self._lost_names = LostNames(store, self._namespace, self._lister, self._link, self._kernel)
+        self._lost_names = LostNames(
+            store, self._namespace, self._lister, self._link, self._kernel,
+            takes_over=settings.takeover,
+        )  # fmt: skip
         self._checkpointer = Checkpointer(store, self._link.kill)
         self.room = Room(
             store, self.evictions, self._usage, self,

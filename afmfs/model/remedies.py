@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-_MOUNT = "mount home there again"
+MOUNT = "mount home there again"
 _DEAD = "that mount is dead: unmount it (umount -l) and mount home again"
 _FORGOTTEN = "its server does not know it any more: unmount it (umount -l) and mount home again"
 _SHUT_OUT = "let the user of this mount in at home again"
@@ -21,9 +21,9 @@ SERVER = "see home's server and network"
 DISK = "see the disks of home's server"
 
 _AWAY = {
-    errno.ENOENT: _MOUNT,
-    errno.ENOTDIR: _MOUNT,
-    errno.ELOOP: _MOUNT,
+    errno.ENOENT: MOUNT,
+    errno.ENOTDIR: MOUNT,
+    errno.ELOOP: MOUNT,
     errno.ENOTCONN: _DEAD,
     errno.ECONNABORTED: _DEAD,
     errno.ESTALE: _FORGOTTEN,

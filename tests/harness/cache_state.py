@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.harness.masks import masked, positions
+
 ROOT, UNLINKED = 1, 2
 MAKE, LINK, REMOVE, RENAME, EXCHANGE, WRITE, SIZE, ATTR, XATTR = range(1, 10)
 NAME_OPS = range(MAKE, EXCHANGE + 1)
@@ -84,7 +86,7 @@ class Cached:
     @property
     def gaps(self) -> list[int]:
         """Where only home may have bytes."""
-        return [n for n, known in enumerate(self.known) if not known]
+        return positions(self.known, 0)
 
     @property
     def unread(self) -> bool:
@@ -93,7 +95,7 @@ class Cached:
 
     @property
     def without_data(self) -> bool:
-        return self.is_file and any(not one for one in self.known) and not any(self.valid)
+        return self.is_file and 0 in self.known and 1 not in self.valid
 
     def facts(self) -> tuple[object, ...]:
         """What no job may change."""
@@ -172,7 +174,7 @@ class CacheState:
         path = self._cache / "blobs" / f"{gen >> 10 & 0xFF:02x}" / f"{gen:x}"
         raw = path.read_bytes() if gen and path.exists() else b""
         raw = raw[:size].ljust(size, b"\0")
-        return bytes(a if b else 0 for a, b in zip(raw, valid, strict=True))
+        return masked(raw, valid)
 
     def _name(self, rows: list[tuple[int, bytes, int]]) -> None:
         inside: dict[int, list[tuple[bytes, int]]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.harness.cache_state import Cached
+from tests.harness.masks import differing
 from tests.harness.oracle import Moment, Wrong
 
 
@@ -23,11 +24,8 @@ def check_cache_kept(before: Moment, after: Moment) -> None:
             continue
         if one.facts() != now.facts():
             raise Wrong(f"a job has changed {one}: {one.facts()} to {now.facts()}")
-        gone = [
-            n
-            for n, valid in enumerate(one.valid)
-            if valid and not (now.known[n] and now.data[n] == one.data[n])
-        ]
+        gone = differing(one.data, now.data, one.valid)
+        gone += differing(one.valid, now.known, one.valid)
         if gone:
             raise Wrong(f"{len(gone)} cached bytes from {gone[0]} on are gone: {one}")
 

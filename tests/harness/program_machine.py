@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from tests.harness.cache_state import CacheState
 from tests.harness.machine import TreeMachine, indexes, names, outcome
+from tests.harness.masks import differing, masked
 from tests.harness.oracle import Wrong
 
 BLOCK = 4096
@@ -27,6 +28,14 @@ LENGTHS = [1, 10, 1000, 4096, 5000]
 
 KEPT, GROWN = 1, 2
 """Of a byte: it was written or read; it is a zero by which the file has grown."""
+
+_KEPT_ALONE = bytes(one == KEPT for one in range(256))
+
+
+def is_kept(mask: bytearray) -> bool:
+    """Whether all of it is."""
+    return mask.count(KEPT) == len(mask)
+
 
 offsets = st.sampled_from(OFFSETS)
 sizes = st.sampled_from(LENGTHS)
@@ -100,7 +109,7 @@ class ProgramMachine(TreeMachine):
         """What is known of each byte of a plain file. To be asked after each change of its size."""
         mask = self._masks.setdefault(info.st_ino, bytearray())
         del mask[info.st_size :]
-        whole = all(one == KEPT for one in mask)  # then the cache has the zeros, too
+        whole = is_kept(mask)  # then the cache has the zeros, too
         mask += bytes([KEPT if whole else GROWN]) * (info.st_size - len(mask))
         return mask
 
@@ -135,11 +144,8 @@ class ProgramMachine(TreeMachine):
             if info.st_size != one.size:
                 raise Wrong(f"{path!r} has {one.size} bytes in the cache, not {info.st_size}")
             data = Path(os.fsdecode(self.plain.at(path))).read_bytes()
-            wrong = [
-                n
-                for n, kept in enumerate(self.mask(info))
-                if kept == KEPT and not (one.known[n] and one.data[n] == data[n])
-            ]
+            kept = self.mask(info).translate(_KEPT_ALONE)
+            wrong = differing(data, one.data, kept) + differing(kept, one.known, kept)
             if wrong:
                 raise Wrong(f"{path!r}: {len(wrong)} bytes from {wrong[0]} on are not cached")
 
@@ -148,7 +154,7 @@ class ProgramMachine(TreeMachine):
             info, one = os.lstat(self.plain.at(path)), cache.paths[path]
             if stat.S_ISREG(info.st_mode):
                 mask = self.mask(info)
-                mask[:] = bytes(a if b else 0 for a, b in zip(mask, one.valid, strict=True))
+                mask[:] = masked(mask, one.valid)
 
     def follow_home(self, cache: CacheState) -> None:
         """Files with nothing cached may have taken over home's size."""
@@ -209,24 +215,29 @@ class ProgramMachine(TreeMachine):
         if word == "failed":
             page = BLOCK if self.SHORT_READS else 1
             start, end = offset // page * page, -(-(offset + len(expected)) // page) * page
-            if data != errno.EIO or all(kept == KEPT for kept in mask[start:end]):
+            if data != errno.EIO or is_kept(mask[start:end]):
                 raise Wrong(f"what is cached can't be read: {data}")
             return None
         if len(data) != len(expected) and not (self.SHORT_READS and len(data) < len(expected)):
             raise Wrong(f"{len(data)} bytes were read of {len(expected)}")
+        if data != expected[: len(data)]:
+            self._check_as_at_home(mask, offset, data, expected)
+        self._learn(one, info, offset, data)
+        return bytes(data)
+
+    def _check_as_at_home(self, mask: bytearray, offset: int, data: bytes, expected: bytes) -> None:
+        """Each byte that is not the expected one was never kept, and some file at home has it."""
         at_home = self._at_home(mask, offset, len(data))
         for n, byte in enumerate(data):
             kept = mask[offset + n] == KEPT
             # It may have come with what was read before, in one block or ahead of it.
             if byte != expected[n] and (kept or all(there[n] != byte for there in at_home)):
                 raise Wrong(f"byte {offset + n} reads {byte}, not {expected[n]}, nor as at home")
-        self._learn(one, info, offset, data)
-        return bytes(data)
 
     def _at_home(self, mask: bytearray, offset: int, size: int) -> list[bytes]:
         """What any file at home has there: which of them is meant is home's business."""
         found = [bytes(size)]
-        if any(one != KEPT for one in mask[offset : offset + size]):
+        if not is_kept(mask[offset : offset + size]):
             for top, _, files in os.walk(self.where):
                 for path in (os.path.join(top, name) for name in files):
                     if stat.S_ISREG(os.lstat(path).st_mode):

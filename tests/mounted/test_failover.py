@@ -107,7 +107,7 @@ def test_after_a_copy_only_what_differs_is_queued(mount: Mount, home: Path, new:
 def test_refusals_change_nothing(
     mount: Mount, home: Path, new: Path, make_mount: MakeMount, tmp_path: Path
 ) -> None:
-    assert "No such file" in refused(mount, tmp_path / "none")
+    assert "No such file or directory; is the new" in refused(mount, tmp_path / "none")
     other = tmp_path / "another-home"
     other.mkdir()
     make_mount(other).unmount()

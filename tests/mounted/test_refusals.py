@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeMount
-from tests.harness.mounting import refusal
+from tests.harness.mounting import refusal, wait_until
 from tests.mounted.test_cli import run
 
 pytestmark = pytest.mark.mounted
@@ -66,6 +67,23 @@ def test_an_old_copy_of_the_cache(make_mount: MakeMount, home: Path) -> None:
     mount.unmount()
     assert "old copy of the cache" in refusal(old)  # it has counted further than the other
     mount.mount("none")
+
+
+def test_an_old_copy_that_takes_over(make_mount: MakeMount, home: Path) -> None:
+    """What came to home by the newer one is seen: it may hold the only trace of it."""
+    mount, old = make_mount(home), make_mount(home, "takeover", start=False)
+    (mount.point / "both").write_bytes(b"have this")
+    mount.flush()
+    mount.unmount()
+    subprocess.run(["cp", "-a", mount.cache, old.cache], check=True)
+    mount.mount("none")
+    (mount.point / "newer").write_bytes(b"only one has")
+    mount.flush()
+    mount.unmount()
+    old.mount()
+    wait_until((old.point / "newer").exists, 20, "it is seen")
+    assert (old.point / "newer").read_bytes() == b"only one has"
+    assert {"both", "newer"} <= set(os.listdir(old.point))
 
 
 def test_another_target_than_the_caches(

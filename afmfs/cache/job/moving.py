@@ -24,6 +24,7 @@ from afmfs.cache.report.reporting import Reporting
 from afmfs.cache.store.settings import check_target
 from afmfs.errors import AfmError, Refused
 from afmfs.gateway.protocol import Message
+from afmfs.model import remedies
 from afmfs.model.states import Link, State
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class Moving(Reporting):
         if found.link is Link.UP:
             return
         reason = found.reason or f"no answer within {LOOK_S:g} s"
+        reason = reason.replace(remedies.MOUNT, "is the new home mounted there?")
         hint = f"; {found.hint}" if found.hint else ""
         if target_only:
             hint += "; --target-only is for another address of the present home"

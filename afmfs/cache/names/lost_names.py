@@ -1,9 +1,10 @@
-"""Names that a repair could not save: directories are read from home once more.
+"""Names that a repair could not save, or that an old copy never had: home is read once more.
 
-A directory is read once, so what home has under a lost name would never be seen here again. After
-such a repair home is asked what each directory has, and what has no name here enters. Only while
-nothing is pending are home's names those of the cache: else what is yet to be removed or renamed
-there would come back. What lost entries had removed or renamed does come back.
+A directory is read once, so what home has under such a name would never be seen here. After such a
+repair, and where a cache takes over its home from a newer copy of itself, home is asked what each
+directory has, and what has no name here enters. Only while nothing is pending are home's names
+those of the cache: else what is yet to be removed or renamed there would come back. What lost
+entries had removed or renamed does come back.
 """
 
 from __future__ import annotations
@@ -42,19 +43,24 @@ class LostNames:
         lister: Lister,
         link: GatewayLink,
         kernel: KernelPages,
+        *,
+        takes_over: bool,
     ) -> None:
         self._store, self._namespace, self._lister = store, namespace, lister
         self._link, self._kernel = link, kernel
+        self._takes_over = takes_over
         self._last = 0  # directory
         self._found = 0
 
     async def run(self) -> None:
         """To be started with the mount."""
-        if self._store.get(NAMES_LOST):
+        if self._takes_over or self._store.get(NAMES_LOST):
             await until_kept(self._read_all, "names that were lost can't be taken in yet")
 
     async def _read_all(self) -> None:
         """After a crash all of it is done again: what is known by then does not enter twice."""
+        with self._store as store:
+            store.put(NAMES_LOST, 1)
         while row := self._store.execute(_NEXT, (self._last, UNLINKED, LISTED)).fetchone():
             if await self._read(row[0]):
                 self._last = row[0]
