@@ -3,6 +3,7 @@ damaged, or put back from an older copy; entries of the queue deleted. The next 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -154,8 +155,13 @@ HARM: dict[str, Callable[[Path, Path], None]] = {
 }
 
 
+OFTEN = ("deleted", "overwritten", "an older copy")
+
+
 @pytest.mark.mounted
-@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize(
+    "harm", [pytest.param(h, marks=() if h in OFTEN else pytest.mark.long) for h in HARM]
+)
 def test_a_journal(make_mount: MakeMount, home: Path, tmp_path: Path, harm: str) -> None:
     plant(home)
     mount = make_mount(home, *OPTIONS)
@@ -217,9 +223,22 @@ ROWS = {
 }
 
 
+LESS_OFTEN = {("all", True), ("renames", True), ("some", False), ("changes of names", False),
+              ("new objects", False), ("bytes and sizes", False)}  # fmt: skip
+
+
 @pytest.mark.mounted
-@pytest.mark.parametrize("rows", ROWS)
-@pytest.mark.parametrize("begun", [False, True], ids=["at rest", "under way"])
+@pytest.mark.parametrize(
+    ("rows", "begun"),
+    [
+        pytest.param(
+            *case,
+            marks=pytest.mark.long if case in LESS_OFTEN else (),
+            id=f"{case[0]}, {'under way' if case[1] else 'at rest'}",
+        )
+        for case in itertools.product(ROWS, (False, True))
+    ],
+)
 def test_a_queue(make_mount: MakeMount, home: Path, rows: str, begun: bool) -> None:
     """Whatever is cached, and whatever only home has, is there afterwards under its name."""
     plant(home)

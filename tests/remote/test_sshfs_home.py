@@ -67,8 +67,9 @@ def uncached(remote: Remote) -> Path:
 @pytest.mark.parametrize(
     ("remote", "disturb"),
     [
-        *[("reconnect", disturb) for disturb in (hang, die, mount_again, lose)],
+        *[("reconnect", disturb) for disturb in (hang, mount_again, lose)],
         ("plain", die),
+        pytest.param("reconnect", die, marks=pytest.mark.long),
         *[pytest.param("plain", disturb, marks=pytest.mark.long) for disturb in (hang, lose)],
     ],
     indirect=["remote"],
