@@ -9,7 +9,8 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import MakeMount
+from tests.crash.points.board import Board
+from tests.crash.points.seams import environment
 from tests.harness.mounting import Mount, wait_until
 from tests.harness.trees import Tree, assert_same, differences, snapshot
 
@@ -67,10 +70,32 @@ def work(point: Path) -> None:
     os.symlink("again", point / "new/link")
 
 
-def interrupt(mount: Mount, made: str) -> None:
-    """Kill both in the middle of a batch: home has some file, or nearly."""
-    (mount.point / ".afm/control").write_text("flushPending")
-    wait_until((mount.home / made).exists, 30, f"home has {made}", every=0)
+CREATED = "home create: after"
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board.create(tmp_path / "board")
+    yield board
+    board.close()
+
+
+@pytest.fixture
+def mount(make_mount: MakeMount, home: Path, tmp_path: Path, board: Board) -> Mount:
+    """With crash points, and something of everything at home."""
+    plant(home)
+    mount = make_mount(home, *OPTIONS, start=False)
+    mount.environment = environment(tmp_path / "board")
+    mount.mount()
+    return mount
+
+
+def interrupt(mount: Mount, board: Board, nth: int) -> None:
+    """Kill both in the middle of a batch: home has that many new files."""
+    board.arm(CREATED, nth, both=True)
+    with suppress(OSError):  # it may be killed over its answer
+        (mount.point / ".afm/control").write_text("flushPending")
+    wait_until(lambda: board.deaths()[CREATED], 30, f"home has {nth} new files")
     mount.kill9("both")
 
 
@@ -162,9 +187,7 @@ OFTEN = ("deleted", "overwritten", "an older copy")
 @pytest.mark.parametrize(
     "harm", [pytest.param(h, marks=() if h in OFTEN else pytest.mark.long) for h in HARM]
 )
-def test_a_journal(make_mount: MakeMount, home: Path, tmp_path: Path, harm: str) -> None:
-    plant(home)
-    mount = make_mount(home, *OPTIONS)
+def test_a_journal(mount: Mount, board: Board, home: Path, tmp_path: Path, harm: str) -> None:
     (mount.point / "before").write_bytes(b"before")
     mount.flush()
     mount.unmount()
@@ -174,7 +197,7 @@ def test_a_journal(make_mount: MakeMount, home: Path, tmp_path: Path, harm: str)
     mount.mount("none")
     work(mount.point)
     wanted = final(home, mount.base / "model")
-    interrupt(mount, f"new/n{1 + len(harm) * 15}")
+    interrupt(mount, board, 1 + len(harm) * 15)
     HARM[harm](journal(mount), copy)
     found = recover(mount)
     assert differences(wanted, snapshot(mount.point), ignore=["mtime"]) == []
@@ -239,14 +262,12 @@ LESS_OFTEN = {("all", True), ("renames", True), ("some", False), ("changes of na
         for case in itertools.product(ROWS, (False, True))
     ],
 )
-def test_a_queue(make_mount: MakeMount, home: Path, rows: str, begun: bool) -> None:
+def test_a_queue(mount: Mount, board: Board, home: Path, rows: str, begun: bool) -> None:
     """Whatever is cached, and whatever only home has, is there afterwards under its name."""
-    plant(home)
-    mount = make_mount(home, *OPTIONS)
     work(mount.point)
     wanted = final(home, mount.base / "model")
     if begun:
-        interrupt(mount, f"new/n{1 + len(rows) * 15}")
+        interrupt(mount, board, 1 + len(rows) * 15)
     else:
         mount.kill9("both")
     lost = delete_rows(mount, ROWS[rows], random.Random(rows))
