@@ -216,6 +216,11 @@ class Sshfs:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """By itself, or by a kill; its mount may be dead, or gone."""
+        return self._process is None or self._process.poll() is not None
+
     def unmount(self) -> None:
         """As an admin would: refused (CalledProcessError) while something below is open."""
         subprocess.run(

@@ -27,6 +27,7 @@ class Weather(threading.Thread):
         try:
             while not self._over.wait(self._dice.uniform(self._calm / 4, self._calm)):
                 self._blow(self._dice.choice([self._hangs, self._dies, self._drops, self._leaves]))
+                self._look_after_sshfs()
         except Exception as error:
             self.failure = error
 
@@ -41,6 +42,14 @@ class Weather(threading.Thread):
         self.stop()
         if self.failure is not None:
             raise self.failure
+        self._look_after_sshfs()
+
+    def _look_after_sshfs(self) -> None:
+        """Where its server dies in an unlucky moment it ends, in spite of `reconnect`."""
+        if self._sshfs.has_ended:
+            self.storms["sshfs ended"] = self.storms.get("sshfs ended", 0) + 1
+            self._sshfs.clear()
+            self._sshfs.mount()
 
     def _blow(self, storm: Callable[[], Callable[[], object]]) -> None:
         kind = storm.__name__.strip("_")

@@ -26,9 +26,12 @@ from tests.crash.writer import Broken, Writer
 BOOKS = 120
 """Files of the library, which readers read and nobody writes."""
 
-THINKING = 0.2
+THINKING = 0.4
 """Seconds between two operations, at most: a remote home has to keep up with all of them, between
 its storms, for an hour."""
+
+RESTING = 4.0
+"""Seconds between two turns of a program that writes, at most: each is hundreds of operations."""
 
 LATE = 1.0
 """No operation on what is cached may take as many seconds."""
@@ -104,6 +107,8 @@ def book(seed: int, number: int) -> bytes:
 class Program:
     """Something that is done again and again. What may fail while home is away says EIO."""
 
+    PAUSE = RESTING
+
     def __init__(self, directory: Path, control: Path, seed: int) -> None:
         self.directory, self.control, self.seed = directory, control, seed
         self.dice = random.Random(seed)
@@ -113,7 +118,7 @@ class Program:
     def run(self) -> None:
         while not (self.control / "stop").exists():
             self.turn()
-            time.sleep(self.dice.uniform(0, THINKING))
+            time.sleep(self.dice.uniform(0, self.PAUSE))
 
     def turn(self) -> None:
         raise NotImplementedError
@@ -129,6 +134,8 @@ class Program:
 
 class Reader(Program):
     """Reads what home has and the cache evicts now and then."""
+
+    PAUSE = THINKING
 
     def turn(self) -> None:
         number = self.dice.randrange(BOOKS)
