@@ -104,26 +104,58 @@ class Dependence:
 
 
 class Held:
-    """What has to wait while others are requeued, of entries that are looked at in their order, a
-    page at a time. `requeued` may grow by entries that were not looked at yet."""
+    """What has to wait while others do, of entries that are looked at in their order, a page at a
+    time: the `requeued` ones, those of the inodes `inos`, and what depends on these or on others
+    before that wait.
 
-    def __init__(self, requeued: Set[int]) -> None:
-        self._requeued = requeued
+    Its memory grows with what waits, by one trace or two for each object that is to be made.
+    """
+
+    def __init__(self, requeued: Set[int], inos: Set[int] = frozenset()) -> None:
+        self.requeued, self.inos = requeued, inos
         self._traces: set[Trace] = set()
+        self._before: Set[Trace] = frozenset()
+
+    def __len__(self) -> int:
+        """Traces that are remembered."""
+        return len(self._traces)
 
     def split(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
-        """The next of them as (ready, held): held are the requeued ones and what depends on them,
-        or on those before."""
+        """The next entries as (ready, held)."""
         ready: list[Entry] = []
         held: list[Entry] = []
         for e in entries:
             minds, leaves = _of_entry(e)
-            if e.id in self._requeued or not self._traces.isdisjoint(minds):
+            if self._waits(e) or any(map(self._left, minds)):
                 held.append(e)
-                self._traces.update(leaves)
+                self._traces.update(trace for trace in leaves if self._tells(trace))
             else:
                 ready.append(e)
         return ready, held
+
+    def ahead(self) -> Held:
+        """One that goes on from here, while this one stays as it is. Not of such a one."""
+        other = Held(self.requeued, self.inos)
+        other._before = self._traces
+        return other
+
+    def follow(self, ahead: Held) -> None:
+        """Come to where one has got that went on from here."""
+        self._traces |= ahead._traces
+
+    def _waits(self, e: Entry) -> bool:
+        return e.id in self.requeued or e.ino in self.inos or e.ino2 in self.inos
+
+    def _left(self, trace: Trace) -> bool:
+        return trace in self._traces or trace in self._before
+
+    def _tells(self, trace: Trace) -> bool:
+        """Whether a trace holds back what another does not. What is in a directory, or on a file,
+        that is not made yet minds that already; so does whoever does away with either."""
+        kind, what = trace
+        if kind == "name":
+            what = what[0]  # type: ignore[index]  # a place
+        return kind not in ("name", "inside", "content") or not self._left(("made", what))
 
 
 def split_held(entries: Sequence[Entry], requeued: Set[int]) -> tuple[list[Entry], list[Entry]]:

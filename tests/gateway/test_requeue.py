@@ -14,7 +14,9 @@ import pytest
 
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.replay import window
+from afmfs.gateway.state.view import View
 from afmfs.model import order
+from afmfs.model.entry import Entry
 from tests.gateway.fake_mount import FakeMount
 
 
@@ -95,6 +97,126 @@ def test_a_home_that_refuses_everything_costs_a_few_looks_at_each(
         assert looks.count < 30 * count
     finally:
         mount.close()
+
+
+class Refusing:
+    """A home in which neither `d` can be made nor what has a number for a name."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked = 0
+        self.open = False
+        monkeypatch.setattr(Home, "make_dir", self._refusing(Home.make_dir))
+        monkeypatch.setattr(Home, "make_file", self._refusing(Home.make_file))
+
+    def _refusing(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def made(home: Home, dirfd: int, name: bytes) -> Any:
+            if not self.open and (name == b"d" or name.isdigit()):
+                self.asked += 1
+                raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+            return real(home, dirfd, name)
+
+        return made
+
+
+@pytest.fixture
+def refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[FakeMount, Refusing]]:
+    """Home refuses what is made; small windows, and no attempt by itself."""
+    (tmp_path / "home").mkdir()
+    monkeypatch.setattr(window, "ENTRIES", 64)
+    monkeypatch.setattr("afmfs.gateway.replay.backoff.BACK_OFF_S", 60.0)
+    refusing = Refusing(monkeypatch)
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    yield mount, refusing
+    mount.close()
+
+
+def test_what_is_held_is_not_read_again_for_what_comes_after_it(
+    refused: tuple[FakeMount, Refusing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount, _ = refused
+    (mount.home / "old").mkdir()
+    old = mount.adopt(b"old")
+    directory = mount.mkdir(b"d")
+    for n in range(1000):
+        mount.make(b"%d" % n, parent=directory)
+    mount.start()
+    mount.settle()
+    rows = 0
+    page = View.page
+
+    def counted(view: View, after: int, limit: int) -> list[Entry]:
+        nonlocal rows
+        found = page(view, after, limit)
+        rows += len(found)
+        return found
+
+    monkeypatch.setattr(View, "page", counted)
+    for n in range(10):
+        mount.setattr(old, mode=stat.S_IFDIR | 0o700 | n)
+        mount.settle()
+        assert (mount.home / "old").stat().st_mode & 0o7777 == 0o700 | n
+    assert len(mount.pending()) == 1001
+    assert rows < 1000
+
+
+def test_what_waited_for_a_dropped_entry_goes_on(refused: tuple[FakeMount, Refusing]) -> None:
+    """Also if that one was not refused, but waited itself."""
+    mount, _ = refused
+    file = mount.make(b"1")
+    linked = mount.link(file, b"g")
+    removed = mount.remove(b"g")
+    mount.make(b"g")
+    mount.start()
+    mount.settle()
+    assert not (mount.home / "g").exists()
+    assert mount.request("drop", id=linked)[0]["ok"]
+    assert mount.request("drop", id=removed)[0]["ok"]
+    mount.settle()
+    assert (mount.home / "g").exists()
+    assert len(mount.pending()) == 1
+
+
+def test_a_home_that_refuses_too_much_is_not_asked_more(
+    refused: tuple[FakeMount, Refusing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each entry that it has refused is kept in memory. Once it takes them, all goes on."""
+    mount, refusing = refused
+    monkeypatch.setattr(window, "REQUEUED", 100)
+    for n in range(1000):
+        mount.make(b"%d" % n)
+    mount.start()
+    assert 100 <= mount.settle()["requeued"] < 300
+    assert refusing.asked < 300
+    refusing.open = True
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "resume"})
+    mount.settle()
+    assert mount.pending() == []
+    assert len(os.listdir(mount.home)) == 1001
+
+
+def test_what_is_remembered_of_what_waits_is_bounded(
+    refused: tuple[FakeMount, Refusing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount, refusing = refused
+    monkeypatch.setattr(window, "TRACES", 100)
+    (mount.home / "old").mkdir()
+    old = mount.adopt(b"old")
+    directory = mount.mkdir(b"d")
+    for n in range(1000):
+        mount.make(b"%d" % n, parent=directory)
+    mount.setattr(old, mode=stat.S_IFDIR | 0o700)
+    mount.start()
+    mount.settle()
+    assert len(mount.pending()) == 1002  # also what could have gone
+    refusing.open = True
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "resume"})
+    mount.settle()
+    assert mount.pending() == []
+    assert (mount.home / "old").stat().st_mode & 0o7777 == 0o700
 
 
 def test_a_push_into_a_full_home(tmp_path: Path, small_home: Path) -> None:

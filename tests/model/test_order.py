@@ -5,6 +5,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulation import world
+from test_coalesce import Steps, live, lives
 from test_coalesce_rules import (
     DIR,
     OLD,
@@ -26,7 +30,7 @@ from test_coalesce_rules import (
 )
 
 from afmfs.model.entry import Entry
-from afmfs.model.order import Dependence, Held, dependents, levels, split_held
+from afmfs.model.order import Dependence, Held, _of_entry, dependents, levels, split_held
 
 IN_D = (D, b"a")
 
@@ -148,3 +152,61 @@ def test_directories_move_in_order() -> None:
 
 def test_what_depends_on_held_entries_is_held() -> None:
     assert held(rename(OLD, F, G), make(D, F, DIR), make(X, IN_D), requeued={1}) == [1, 2, 3]
+
+
+def test_what_is_looked_at_ahead_leaves_no_trace_behind() -> None:
+    entries = [rename(OLD, F, G), make(X, T), make(Y, F), link(X, IN_D)]
+    first, *rest = [e._replace(id=n) for n, e in enumerate(entries, 1)]
+    here = Held({1, 4})
+    here.split([first])
+    ahead = here.ahead()
+    assert [e.id for e in ahead.split(rest)[0]] == [2]
+    again = here.ahead()
+    assert [e.id for e in again.split(rest)[0]] == [2]
+    here.follow(again)
+    linked = attr(D, DIR)._replace(id=5), remove(X, IN_D)._replace(id=6)
+    assert [e.id for e in here.split(linked)[0]] == [5]
+
+
+def test_a_whole_inode_waits() -> None:
+    waiting = Held(set(), frozenset({X}))
+    entries = [make(X, T), write(X, 0, 4), make(Y, F), rename(Y, F, T, over=X)]
+    numbered = [e._replace(id=n) for n, e in enumerate(entries, 1)]
+    assert [e.id for e in waiting.split(numbered)[0]] == [3]
+
+
+def test_below_a_directory_that_is_not_made_little_has_to_be_remembered() -> None:
+    """A queue of millions may wait for one directory."""
+    waiting = Held({1})
+    waiting.split([make(D, T, DIR)._replace(id=1)])
+    before = len(waiting)
+    files = [make(ino, (D, b"%d" % ino))._replace(id=ino) for ino in range(100, 200)]
+    assert waiting.split(files)[0] == []
+    assert len(waiting) == before + 2 * len(files)
+
+
+@settings(max_examples=200, deadline=None)
+@given(lives(), st.sets(st.integers(1, 30), min_size=1, max_size=5), st.integers(1, 30))
+def test_what_is_held_is_what_any_trace_of_it_holds(
+    steps: Steps, requeued: set[int], page: int
+) -> None:
+    """Traces that are not remembered are no loss: judged by all of them, the same waits, looked at
+    a page at a time, and twice."""
+    cache, _ = world()
+    for step in steps:
+        live(cache, step)
+    entries = cache.queue
+    traces: set[object] = set()
+    waits = []
+    for e in entries:
+        minds, leaves = _of_entry(e)
+        if e.id in requeued or traces.intersection(minds):
+            waits.append(e.id)
+            traces.update(leaves)
+    here, held = Held(requeued), list[int]()
+    for n in range(0, len(entries), page):
+        here.ahead().split(entries[n:])
+        ahead = here.ahead()
+        held += [e.id for e in ahead.split(entries[n : n + page])[1]]
+        here.follow(ahead)
+    assert held == waits

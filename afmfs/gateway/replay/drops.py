@@ -20,12 +20,16 @@ class Drops:
     def ask(self, rid: int, entry: int) -> None:
         self._wanted.append((rid, entry))
 
-    def serve(self, landing: Landing | None, *, strange: bool) -> None:
-        """Drop what can be, and answer. Not what is executed and `landing`, nor anything as long as
-        the cache has not taken note of a `strange` journal."""
+    def serve(self, landing: Landing | None, *, strange: bool) -> bool:
+        """Drop what can be, and answer; whether anything was. Not what is executed and `landing`,
+        nor anything as long as the cache has not taken note of a `strange` journal."""
+        dropped = False
         while self._wanted:
             rid, entry = self._wanted.popleft()
-            self._steps.send({"type": "dropped", "rid": rid} | self._drop(entry, landing, strange))
+            reply = self._drop(entry, landing, strange)
+            dropped |= reply["ok"]
+            self._steps.send({"type": "dropped", "rid": rid} | reply)
+        return dropped
 
     def _drop(self, entry: int, landing: Landing | None, strange: bool) -> Message:
         journal, rows = self._steps.journal, self._steps.view.entries([entry])

@@ -211,7 +211,8 @@ class Replay:
         with self._changed:
             self._awake = False
         self._journal.affirm()
-        self._drops.serve(self._landing, strange=self._strange)
+        if self._drops.serve(self._landing, strange=self._strange):
+            self._window.rewind()  # what has waited for it need not any more
         if self._landing is not None and (self._landing.requeued or self._landing.untouched):
             self._record_after_point()
             if self._landing is not None:

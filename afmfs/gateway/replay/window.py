@@ -6,7 +6,8 @@ its order: what is ripe and does not depend on anything that has to wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Set
 from typing import NamedTuple
 
 from afmfs.gateway.replay.backoff import is_early
@@ -27,6 +28,12 @@ LEAST = 64
 BYTES = 256 << 20
 """Bytes that a window's writes cover, about: what is lost to a connection that breaks."""
 
+REQUEUED = 100_000
+"""Entries that home may refuse before no others are tried: each is kept in memory."""
+
+TRACES = 1_000_000
+"""What is remembered of entries that wait for others, at most: what comes after them waits, too."""
+
 _NS = 10**9
 
 
@@ -43,6 +50,13 @@ class Waiting(NamedTuple):
     in_doubt: int  # entries whose execution is in doubt
 
 
+class _Reach(NamedTuple):
+    """How far the queue was looked at without finding anything to execute."""
+
+    through: int  # every entry up to here is executed, or held
+    held: Held
+
+
 class Window:
     """Used by the replay's thread only."""
 
@@ -53,15 +67,17 @@ class Window:
         self._delay_ns = int(async_delay_s * _NS)
         self._start = 0  # entries up to here are executed
         self._last: tuple[int, tuple[int, ...]] | None = None  # see _go_on
+        self._reach: _Reach | None = None  # as long as the same entries are in the way
         self._most = max(LEAST, min(ENTRIES, journal.most_at_once))
         self._limit = self._most
+        self._until: float = math.inf  # entries beyond are not tried for now
         self.flush_through = 0  # entries up to here are ripe whatever their age
         # Inodes that a job has not brought home yet, as home refuses them for now.
         self.waiting_inos: Callable[[], frozenset[int]] = frozenset
 
     def rewind(self) -> None:
         """Entries that counted as executed are in doubt."""
-        self._start, self._last = 0, None
+        self._start, self._last, self._reach = 0, None, None
 
     def _go_on(self) -> None:
         """Start behind the last window, if all of it is executed, without reading it again."""
@@ -72,6 +88,7 @@ class Window:
     def pick(self, now_ns: int) -> Pick | Waiting:
         requeued = self._journal.requeued()
         late = {i: r for i, r in requeued.items() if is_early(r.next_try_ns, now_ns)}
+        self._until = max(requeued) if len(requeued) >= REQUEUED else math.inf
         # Each batch in doubt by itself, as it was cut (doubt-cut): merged, it might do harm.
         executed = self._progress.executed  # and not recorded yet: in flight, and in no doubt
         flights = [[i for i in ids if not executed(i)] for ids in self._journal.flights().values()]
@@ -105,34 +122,58 @@ class Window:
         ready, _ = split_held(entries, late.keys())
         return _pick(ready, doubt=True) if ready else None
 
-    def _ripe(self, blocked: set[int], now_ns: int) -> tuple[list[Entry], int | None]:
+    def _ripe(self, blocked: Set[int], now_ns: int) -> tuple[list[Entry], int | None]:
         """The next entries to execute, and else when the first of them will be ripe."""
+        waiting = self.waiting_inos()
+        if blocked or waiting:
+            return self._cut(self._beside(blocked, waiting, now_ns), now_ns)
+        self._reach = None
         ready: list[Entry] = []
         after: int | None = self._start
-        waiting, held, found = self.waiting_inos(), Held(blocked), False
         while after is not None and len(ready) < self._limit:
-            todo, last = self._page(after)
-            if not found:  # all up to there is executed
+            todo, last = self._page(after, self._limit)
+            if not ready:  # all before is executed
                 self._start = todo[0].id - 1 if todo else last or after
-            found = found or bool(todo)
+            ready += todo
             after = last
-            if waiting:
-                blocked |= {e.id for e in todo if e.ino in waiting or e.ino2 in waiting}
-            ready += held.split(todo)[0] if blocked else todo
             if ready and not self._is_ripe(ready[-1], now_ns):
                 break
         return self._cut(ready, now_ns)
 
-    def _page(self, after: int) -> tuple[list[Entry], int | None]:
+    def _beside(self, blocked: Set[int], inos: Set[int], now_ns: int) -> list[Entry]:
+        """The next entries that wait neither for `blocked` ones nor for those of `inos`.
+
+        What was held when it was looked at is so until others are in the way: it is not read again
+        each time that there is something new behind it.
+        """
+        reach = self._reach
+        if reach is None or (reach.held.requeued, reach.held.inos) != (blocked, inos):
+            reach = self._reach = _Reach(self._start, Held(blocked, inos))
+        ready: list[Entry] = []
+        ahead, after, count = reach.held.ahead(), reach.through, self._limit
+        while len(ready) < self._limit and len(reach.held) + len(ahead) < TRACES:
+            todo, last = self._page(after, count)
+            ready += ahead.split(todo)[0]
+            if not ready:
+                reach.held.follow(ahead)
+                ahead, count = reach.held.ahead(), min(2 * count, self._most)
+                through = last or (todo[-1].id if todo else after)
+                self._reach = reach = _Reach(through, reach.held)
+            if last is None or (ready and not self._is_ripe(ready[-1], now_ns)):
+                break
+            after = last
+        return ready
+
+    def _page(self, after: int, count: int) -> tuple[list[Entry], int | None]:
         """What is not executed of the next rows of the queue, and the number to go on after (None
         at the end). Read while no outcome was forgotten: a row that was retired and forgotten
         since would look as if it were still to do."""
         while True:
             before = self._progress.forgotten()
-            page = self._view.page(after, self._limit)
+            page = self._view.page(after, count)
             todo = [e for e in page if not self._progress.executed(e.id)]
             if self._progress.forgotten() == before:
-                return todo, page[-1].id if len(page) == self._limit else None
+                return todo, page[-1].id if len(page) == count else None
 
     def _is_ripe(self, entry: Entry, now_ns: int) -> bool:
         age = now_ns - entry.queued_ns
@@ -142,6 +183,8 @@ class Window:
     def _cut(self, ready: list[Entry], now_ns: int) -> tuple[list[Entry], int | None]:
         total = 0
         for n, entry in enumerate(ready):
+            if entry.id > self._until:
+                return ready[:n], None
             if entry.id > self.flush_through and not self._is_ripe(entry, now_ns):
                 return ready[:n], entry.queued_ns + self._delay_ns
             if entry.op == Op.WRITE:
