@@ -171,7 +171,10 @@ def test_listed_and_emptied(mount: Mount) -> None:
     assert "there is nothing of ID" in refused(mount, "trash", "restore", str(first))
     assert ok(mount, "trash", "empty", "--all").startswith("trash empty: 1 entry")
     assert ok(mount, "trash", "list").splitlines()[-1] == "0 entries, 0 bytes"
+    assert "there is nothing of ID 99" in refused(mount, "trash", "empty", "99")
+    assert "there is nothing of ID 99" in refused(mount, "trash", "restore", "99")
     assert len(events(mount, "afmTrashEmptied")) == 2
+    assert events(mount, "afmTrashRestored") == []
 
 
 def test_without_home(mount: Mount) -> None:

@@ -321,6 +321,20 @@ def test_beside_the_present_one(mount: FakeMount) -> None:
     assert directory.stat().st_mtime_ns == times, "as the cache's"
 
 
+def test_nulls_do_not_point_at_what_came_back(mount: FakeMount) -> None:
+    """The whole of a changed file comes back beside; what is null in the present one stays so."""
+    ino = partial(mount)
+    start(mount)
+    (mount.home / "f").write_bytes(b"of a stranger")
+    resync(mount)
+    (told,) = restore(mount, b"f")
+    assert told["restored"] == b"f.restored-3"
+    mount.stop()
+    journal = journal_of(mount)
+    assert journal.query("SELECT DISTINCT ino, trash FROM nulled") == [(ino, None)]
+    journal.close()
+
+
 def test_names_that_are_taken(mount: FakeMount) -> None:
     """At home, or in the cache by something that home does not have yet."""
     changed_file(mount)
@@ -460,6 +474,12 @@ def test_emptied(mount: FakeMount) -> None:
     assert journal.query("SELECT job FROM trash") == [(JOB + 1,)]
     assert journal.query("SELECT DISTINCT ino, trash FROM nulled") == [(ino, None)]
     journal.close()
+
+
+def test_what_is_not_there_is_not_emptied(mount: FakeMount) -> None:
+    start(mount)
+    reply, _ = mount.request("empty", job=99)
+    assert (reply["errno"], reply["reason"]) == (errno.ENOENT, "there is nothing of ID 99")
 
 
 def test_all_of_it_but_what_is_running(mount: FakeMount) -> None:

@@ -61,6 +61,7 @@ class Restore:
     names: list[str] = field(default_factory=list)  # of the first ones
     reasons: list[str] = field(default_factory=list)
     ended: trio.Event = field(default_factory=trio.Event)
+    announced: bool = False  # its end, by an event, to who has stopped waiting for it
 
     def note(self, told: Message) -> None:
         path = os.fsdecode(told["path"])
@@ -112,7 +113,7 @@ class TrashDesk:
         link.takers["restored"] = link.takers["emptied"] = self._take
         said = json.loads(store.get(_KEY) or "null")
         if said:
-            self._begin(Restore(said["job"], said["path"]))
+            self._begin(Restore(said["job"], said["path"], announced=True))
 
     def follow(self, journal: Path) -> None:
         """The trash of another home, from here on."""
@@ -166,6 +167,7 @@ class TrashDesk:
         await self._sync_wal()
         with trio.move_on_after(WAIT_S):
             await running.ended.wait()
+        running.announced = True
         return running
 
     def _begin(self, restore: Restore) -> Restore:
@@ -205,7 +207,8 @@ class TrashDesk:
                 restore.note(told)
         with self._store as store:
             store.put(_KEY, "")
-            insert_event(store.db, "afmTrashRestored", restore.detail())
+            if restore.entries or restore.refused or restore.announced:
+                insert_event(store.db, "afmTrashRestored", restore.detail())
         self._running = None
         restore.ended.set()
 

@@ -203,6 +203,11 @@ class TrashBook:
         return tuple((n.start, n.end) for n in self.nulled(ino) if n.trash == trash)
 
     @staticmethod
+    def left_trash(db: sqlite3.Connection, ino: int, trash: int) -> None:
+        """They are null still, and what was there is not in the trash any more."""
+        db.execute("UPDATE nulled SET trash=NULL WHERE ino=? AND trash=?", (ino, trash))
+
+    @staticmethod
     def unnull(db: sqlite3.Connection, ino: int, trash: int) -> None:
         """Home has them again."""
         db.execute("DELETE FROM nulled WHERE ino=? AND trash=?", (ino, trash))

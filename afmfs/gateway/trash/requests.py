@@ -112,9 +112,11 @@ class TrashRequests:
         with self._contact.opened() as (connection, home):
             try:
                 wanted = [job]
+                known = {row.job for row in self._book.rows()} | {*jobs_in_trash(home)}
                 if job == ALL:
-                    known = {row.job for row in self._book.rows()}
-                    wanted = sorted({*known, *jobs_in_trash(home)})
+                    wanted = sorted(known)
+                elif job not in known:
+                    return {"errno": errno.ENOENT, "reason": f"there is nothing of ID {job}"}
                 running = self._priority.job
                 if running is not None and running.id in wanted:
                     if job != ALL:

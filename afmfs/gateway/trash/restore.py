@@ -113,6 +113,8 @@ class Restorer:
         connection.check(home)
         with self._journal.transaction() as db:
             self._book.enter(db, row.number, RESTORED)
+            if row.ino is not None:
+                self._book.left_trash(db, row.ino, row.number)
         return {"restored": place.path, "parent": parent, "entry": list(entry)}
 
     def _find(self, home: Home, row: Trashed, destination: bytes | None) -> Place | None:
