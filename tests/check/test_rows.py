@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from afmfs.errors import Damaged, Refused
+from afmfs.model.blocks import blob_name
 from tests.check.scene import BLOCK, CLEAN, NEW, WRITTEN, Scene
 
 
@@ -195,9 +196,15 @@ def test_a_database_without_its_log(scene: Scene) -> None:
     for suffix in ("-wal", "-shm"):
         (scene.cache / f"cache.db{suffix}").unlink(missing_ok=True)
     (scene.cache / "cache.db").write_bytes(before)
-    assert set(kinds(scene)) == {"orphan blob", "old database"}
+    for n in range(3):  # made in advance, at a kill
+        (scene.cache / "blobs/ff").mkdir(exist_ok=True)
+        (scene.cache / "blobs" / blob_name((1 << 30) + 0xFF * 1024 + n)).touch()
+    told = [one.text for one in scene.found() if one.kind != "old database"]
+    assert len(told) == 2
+    assert "empty blobs that are younger than cache.db: 3" in told
     scene.mend()
     assert_numbers(scene)
+    assert all(path.stat().st_size for path in (scene.cache / "lost+found").iterdir())
     kept = [path.read_bytes() for path in (scene.cache / "lost+found").iterdir()]
     assert NEW in kept
 

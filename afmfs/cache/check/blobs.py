@@ -48,6 +48,7 @@ def _turn(source: Source, shards: range) -> Iterator[Finding]:
     for gen in sorted(dying.keys() & owners.keys()):
         if dying[gen] == 0:
             yield _doomed(source, gen, owners[gen])
+    spare: list[Stray] = []
     for stray in there:
         if stray.gen is None:
             yield _orphan(source, stray, "it has no name of a blob")
@@ -59,9 +60,14 @@ def _turn(source: Source, shards: range) -> Iterator[Finding]:
         ):
             if stray.gen >= newest:
                 source.old = f"blob {stray.shard}/{stray.name} is younger"
-                yield _orphan(source, stray, "it is younger than cache.db")
+                if source.blob(stray.gen).length == 0:
+                    spare.append(stray)
+                else:
+                    yield _orphan(source, stray, "it is younger than cache.db")
             else:
                 yield _orphan(source, stray, "no inode has it")
+    if spare:
+        yield _spare(spare)
 
 
 def _gone(source: Source, gen: int) -> bool:
@@ -108,6 +114,22 @@ def _orphan(source: Source, stray: Stray, text: str) -> Finding:
         repair="it is moved to the cache's lost+found/",
         detail={"blob": name},
         mend=doing(Repair.set_aside, stray.shard, stray.name),
+    )
+
+
+def _spare(strays: list[Stray]) -> Finding:
+    """Blobs are made in advance, a hundred and more: one line for all of them."""
+
+    def mend(repair: Repair) -> None:
+        for stray in strays:
+            repair.set_aside(stray.shard, stray.name)
+
+    return Finding(
+        kind="orphan blob",
+        text=f"empty blobs that are younger than cache.db: {len(strays)}",
+        repair="they are removed",
+        detail={"blobs": [f"{stray.shard}/{stray.name}" for stray in strays]},
+        mend=mend,
     )
 
 
