@@ -27,7 +27,7 @@ from afmfs.cache.store.inode import LISTED, Inode
 from afmfs.cache.store.opening import opening
 from afmfs.cache.store.settings import Settings
 from afmfs.errors import is_full
-from afmfs.model.entry import ROOT
+from afmfs.model.entry import ROOT, UNTOLD
 
 
 class Statfs(NamedTuple):
@@ -151,6 +151,8 @@ class Fileset(Life):
         target = self._inode(ino).target
         if target is None:
             raise failed(errno.EINVAL)
+        if target == UNTOLD:
+            raise failed(errno.EPERM)  # as home has answered
         return target
 
     # -- attributes ------------------------------------------------------------------------------

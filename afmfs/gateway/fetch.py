@@ -311,7 +311,7 @@ def describe(
     """What the cache has to know of an object at home when it first hears of it."""
     mode, target, pairs = st.st_mode, None, None
     if stat.S_ISLNK(mode):
-        target = os.readlink(name, dir_fd=dirfd)
+        target = home.leads_to(dirfd, name)
     elif not with_xattrs and home.properties.xattrs and mode & 0o77:
         mode = xattrs.narrowed(xattrs.at(dirfd, name), mode)
     if with_xattrs:

@@ -21,6 +21,10 @@ FIRST_INO = 16
 """Inode numbers below are reserved."""
 
 
+UNTOLD = b""
+"""Target of a symbolic link of which home does not tell where it leads. No link has it."""
+
+
 class Op(IntEnum):
     MAKE = 1  # ino is a new object of `kind` at (parent, name); its content follows as WRITEs
     LINK = 2  # (parent, name) is one more name of ino

@@ -97,7 +97,7 @@ class Cached(NamedTuple):
     valid: Ranges = ()  # bytes of a file that are cached
     gaps: Ranges = ()  # bytes of a file that only home may have
     dirty: bool = False  # something of it is pending
-    unread: bool = False  # a directory whose names are not known
+    unread: bool = False  # a directory's names, or where a symbolic link leads, are not known
     resized: bool = False  # its size is: home's bytes are not what they were to be
 
     @property

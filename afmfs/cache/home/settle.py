@@ -14,7 +14,7 @@ from afmfs.cache.evict.usage import may_be_evicted
 from afmfs.cache.store.inode import LISTED, Inode
 from afmfs.cache.store.store import Store
 from afmfs.model import ranges
-from afmfs.model.entry import Op
+from afmfs.model.entry import UNTOLD, Op
 from afmfs.model.outcome import ADOPTED, LOST, NULLED, UNREPRESENTABLE
 from afmfs.model.ranges import Ranges
 
@@ -132,7 +132,8 @@ class Settlement:
 
     def _lose(self, inode: Inode) -> None:
         """Home has no such file, and nothing of it is cached; or no such directory, and it was
-        never read."""
-        if inode.is_file or (inode.is_dir and inode.listed != LISTED):
+        never read; or no such link, and where it led was never known."""
+        unread = inode.is_dir and inode.listed != LISTED
+        if inode.is_file or unread or inode.target == UNTOLD:
             job = self._store.get("job_number", 0)
             self._store.execute("INSERT OR REPLACE INTO lost VALUES (?,?)", (inode.ino, job))

@@ -46,7 +46,7 @@ class Inode:
     changed: int = 0  # its last queue entry
     retired: int = 0  # its last retired queue entry
     synced: int = 0  # last entry that an fsync of this file made durable
-    target: bytes | None = None  # of a symbolic link
+    target: bytes | None = None  # of a symbolic link; UNTOLD where home does not say
 
     @property
     def kind(self) -> int:

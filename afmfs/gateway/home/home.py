@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 
 from afmfs.gateway.home import memory, syscalls, xattrs
 from afmfs.gateway.home.walk import Path, Walker, check_name
+from afmfs.model.entry import UNTOLD
 from afmfs.model.properties import Properties
 
 MARKER = b".afm"
@@ -180,6 +181,16 @@ class Home(Walker):
     def readlink(self, dirfd: int, name: bytes) -> bytes:
         check_name(name)
         return os.readlink(name, dir_fd=dirfd)
+
+    def leads_to(self, dirfd: int, name: bytes) -> bytes:
+        """The target of a symbolic link; UNTOLD where home keeps it to itself, as sshfs does with
+        one that is absolute or leads upwards (contain_symlinks)."""
+        try:
+            return self.readlink(dirfd, name)
+        except OSError as exc:
+            if exc.errno != errno.EPERM:
+                raise
+            return UNTOLD
 
     def mknod(self, dirfd: int, name: bytes, mode: int, rdev: int) -> None:
         """A FIFO, socket or device; `mode` with its S_IFMT bits."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from afmfs.gateway.state.versions import (
 from afmfs.gateway.state.view import LISTED, Row
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
-from afmfs.model.entry import CONTENT_OPS, ROOT, Entry
+from afmfs.model.entry import CONTENT_OPS, ROOT, UNTOLD, Entry
 from afmfs.model.ranges import Ranges, cut, subtract, union
 from afmfs.model.resync import Cached, Found, Job, Kind
 from afmfs.model.times import held
@@ -180,7 +179,7 @@ class Examiner:
         dirty = row.changed > row.retired or self._was_dirty(row)
         if kind != stat.S_IFREG:
             unread = kind == stat.S_IFDIR and row.listed != LISTED
-            return Cached(kind, dirty=dirty, unread=unread)
+            return Cached(kind, dirty=dirty, unread=unread or row.target == UNTOLD)
         sources = self.work.view.sources(row.ino, ((0, row.size),) if row.size else ())
         if sources is None:
             return Cached(kind, dirty=dirty)
@@ -231,11 +230,10 @@ class Examiner:
         if stat.S_ISLNK(st.st_mode):
             work = self.work
             try:
-                return work.home.readlink(work.directory(place[0]), place[1]) == row.target
+                target = work.home.leads_to(work.directory(place[0]), place[1])
             except OSError as exc:
-                if exc.errno == errno.EPERM:
-                    return True  # sshfs tells of no link that leads upwards (contain_symlinks)
                 raise work.trouble(exc, place, Verb.READ) from exc
+            return target == row.target or UNTOLD in (target, row.target)
         return stat.S_IFMT(st.st_mode) not in (stat.S_IFCHR, stat.S_IFBLK) or st.st_rdev == row.rdev
 
     def _was_dirty(self, row: Row) -> bool:

@@ -23,7 +23,7 @@ from afmfs.gateway.state.locate import Locator
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.versions import expected, is_known
 from afmfs.gateway.state.view import Row, View
-from afmfs.model.entry import ROOT, Op
+from afmfs.model.entry import ROOT, UNTOLD, Op
 from afmfs.model.kinds import kind_name
 from afmfs.model.paths import path_fields
 from afmfs.model.times import held
@@ -85,8 +85,8 @@ class Comparer:
             if wrong is not None:
                 return [found_at(path, "type", cache=wrong[0], home=wrong[1])]
             if stat.S_ISLNK(row.mode):
-                target = self._home.readlink(self._home.directory(above), name)
-                if target != row.target:
+                target = self._home.leads_to(self._home.directory(above), name)
+                if target != row.target and UNTOLD not in (target, row.target):
                     return [found_at(path, "target", cache=text(row.target), home=text(target))]
         except OSError as exc:
             trouble = self.trouble(exc, path)
