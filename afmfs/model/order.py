@@ -61,6 +61,10 @@ def dependents(names: Sequence[NameAction], failed: Set[int]) -> list[NameAction
     return [action for action in names if action.ids[0] in waiting]
 
 
+TRACES = 1_000_000
+"""What is remembered of entries that wait for others, at most."""
+
+
 class Dependence:
     """Of the actions of one batch: who waits once one of them has failed. All together it costs
     little more than one look at each, however many fail: a home that is full refuses them all."""
@@ -106,7 +110,7 @@ class Dependence:
 class Held:
     """What has to wait while others do, of entries that are looked at in their order, a page at a
     time: the `requeued` ones, those of the inodes `inos`, and what depends on these or on others
-    before that wait.
+    before that wait. Entries that were not looked at yet may be added to `requeued`.
 
     Its memory grows with what waits, by one trace or two for each object that is to be made.
     """
@@ -118,7 +122,12 @@ class Held:
 
     def __len__(self) -> int:
         """Traces that are remembered."""
-        return len(self._traces)
+        return len(self._traces) + len(self._before)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether too much is remembered: what comes next has to wait, too."""
+        return len(self) >= TRACES
 
     def split(self, entries: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
         """The next entries as (ready, held)."""

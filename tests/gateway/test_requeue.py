@@ -201,7 +201,7 @@ def test_what_is_remembered_of_what_waits_is_bounded(
     refused: tuple[FakeMount, Refusing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mount, refusing = refused
-    monkeypatch.setattr(window, "TRACES", 100)
+    monkeypatch.setattr(order, "TRACES", 100)
     (mount.home / "old").mkdir()
     old = mount.adopt(b"old")
     directory = mount.mkdir(b"d")

@@ -41,9 +41,10 @@ from afmfs.gateway.replay.backoff import is_early
 from afmfs.gateway.replay.steps import NoPoint, Steps
 from afmfs.gateway.replay.work import FORGIVING
 from afmfs.gateway.state.journal import Outcome
+from afmfs.gateway.state.unexecuted import unexecuted
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash.book import TrashBook
-from afmfs.model.entry import DATA_OPS
+from afmfs.model.order import Held
 from afmfs.model.resync import Job
 
 _SHOWN = {COLLECTING: PLANNING, SEEKING: SETTLING}
@@ -151,19 +152,15 @@ class Jobs:
         self._enter(DONE)
 
     def _execute_entries(self, job: Job) -> None:
-        steps, refused, after = self._steps, self._priority.waiting_inos(), 0
-        while page := [e for e in steps.view.page(after, PAGE) if e.id <= job.bound]:
-            after = page[-1].id
-            held = steps.journal.requeued()
-            steps.land(
-                [
-                    Outcome(e.id, e.ino)
-                    for e in page
-                    if not steps.progress.executed(e.id)
-                    and e.ino not in refused
-                    and (e.op in DATA_OPS or e.id not in held)
-                ]
-            )
+        """But for those of objects that home refuses, and what waits for refused changes of names:
+        the object that these are about may not be there."""
+        steps = self._steps
+        after: int | None = 0
+        held = Held(steps.refused_names(), self._priority.waiting_inos())
+        while after is not None and after < job.bound and not held.is_full:
+            todo, after = unexecuted(steps.view, steps.progress, after, PAGE)
+            ready, _ = held.split(e for e in todo if e.id <= job.bound)
+            steps.land([Outcome(e.id, e.ino) for e in ready])
 
     # -- what is said ----------------------------------------------------------------------------
 

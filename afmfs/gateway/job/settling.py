@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.job.concerned import Claims
@@ -12,24 +14,36 @@ from afmfs.gateway.replay.landing import requeued
 from afmfs.gateway.replay.steps import Steps
 from afmfs.gateway.replay.work import Failed, Work
 from afmfs.gateway.state.journal import RESYNCED, Outcome
+from afmfs.gateway.state.unexecuted import unexecuted
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import apart, plan
 from afmfs.model.entry import DATA_OPS, Entry
+from afmfs.model.order import Dependence, Held, split_held
 from afmfs.model.resync import Job
 
 PAGE = 4096
 """Entries looked at in one step."""
 
 
+@dataclass(slots=True)
+class Settled:
+    """What became of a batch."""
+
+    reached: dict[int, Stamp]  # the directories that are new at home
+    failed: list[tuple[Failed, tuple[int, ...]]] = field(default_factory=list)  # with its entries
+    waiting: list[int] = field(default_factory=list)  # entries of what depends on that
+
+
 class Settling:
     def __init__(self, steps: Steps, intents: Intents) -> None:
         self._steps, self._intents = steps, intents
-        self._after = 0  # entries up to here are settled
+        self._after = 0  # entries up to here are settled, or held
+        self._held: Held | None = None  # what waits for changes that home refuses, of those
         self._claims: Claims | None = None
 
     def begin(self) -> None:
         """Another job starts."""
-        self._after, self._claims = 0, None
+        self._after, self._held, self._claims = 0, None, None
 
     def _claimed(self, work: Work) -> Claims:
         """Looked up once: what is listed meanwhile is not where the cache moves names."""
@@ -51,45 +65,57 @@ class Settling:
                 steps.journal.take_off(ids)  # in-flight-durable
                 steps.point()  # durable-before-batch
                 steps.progress.begin(ids, doubt=True)
-                failed, reached = self._settle(home, job, batch)
+                settled = self._settle(home, job, batch)
                 steps.site.sync(home)  # home-sync
             connection.check(home)
         steps.progress.end()
         steps.point()  # outcome-after-durable
-        lost = {i for _, ids in failed for i in ids}
+        refused = [requeued(i, exc) for exc, ids in settled.failed for i in ids]
+        left = {*settled.waiting, *(one.id for one in refused)}
         inos = {e.id: e.ino for e in entries}
-        refused = [requeued(i, exc) for exc, ids in failed for i in ids]
-        told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in reached.items()]
-        steps.land([*told, *(Outcome(i, inos[i]) for i in ids if i not in lost)], refused)
+        told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in settled.reached.items()]
+        told += [Outcome(i, inos[i]) for i in ids if i not in left]
+        steps.land(told, refused, settled.waiting)
         return True
 
     def _unsettled(self, job: Job) -> list[Entry]:
-        """First the changes of a batch that was interrupted, by themselves, as it was cut."""
-        steps, waiting = self._steps, self._steps.journal.requeued()
+        """First the changes of a batch that was interrupted, by themselves, as it was cut. What
+        home refuses, and what waits for it, is left to the normal queue: a name that it is to free
+        may be another object's by now, and one that it is to make is not there yet."""
+        steps, refused = self._steps, self._steps.refused_names()
 
         def wanted(e: Entry) -> bool:
-            due = e.id <= job.bound and e.id not in waiting
-            return due and e.op not in DATA_OPS and not steps.progress.executed(e.id)
+            due = e.id <= job.bound and e.op not in DATA_OPS
+            return due and not steps.progress.executed(e.id)
 
         for ids in steps.journal.flights().values():
             entries = steps.view.entries(ids)
             gone = set(ids) - {e.id for e in entries}
             if gone:
                 steps.journal.never_executed(gone)
-            found = [e for e in entries if wanted(e)]
+            found = [e for e in split_held(entries, refused)[0] if wanted(e)]
             if found:
                 return found
-        while True:
-            page = steps.view.page(self._after, PAGE)
-            found = [e for e in page if wanted(e)]
-            if found or not page or page[0].id > job.bound:
+        held = self._held_by(refused)
+        while self._after < job.bound and not held.is_full:
+            todo, last = unexecuted(steps.view, steps.progress, self._after, PAGE)
+            ahead = held.ahead()
+            found = [e for e in ahead.split(todo)[0] if wanted(e)]
+            if found or last is None:
                 return found
-            self._after = page[-1].id
+            held.follow(ahead)
+            self._after = last
+        return []
 
-    def _settle(
-        self, home: Home, job: Job, batch: Batch
-    ) -> tuple[list[tuple[Failed, tuple[int, ...]]], dict[int, Stamp]]:
-        """What home refuses for now, with its entries, and the directories that are new there."""
+    def _held_by(self, refused: set[int]) -> Held:
+        """What waits for these, of the entries that were looked at: anew, if fewer are refused."""
+        held = self._held
+        if held is None or not held.requeued <= refused:
+            held, self._after = Held(refused), 0
+        held.requeued, self._held = refused, held
+        return held
+
+    def _settle(self, home: Home, job: Job, batch: Batch) -> Settled:
         work = self._steps.site.work(home)
         work.touched |= batch.touched
         settler = Settler(
@@ -100,13 +126,17 @@ class Settling:
             {place for action in batch.names for place in action.places},
             self._claimed,
         )
-        failed = []
+        settled, dependence, stopped = Settled(settler.reached), Dependence(batch.names), set[int]()
         self._steps.progress.finish(batch.settled, 0, None)
         for action in batch.names:
+            if action.ids[0] in stopped:
+                settled.waiting += action.ids
+                continue
             try:
                 settler.settle(action)
             except Failed as exc:
-                failed.append((exc, action.ids))
+                settled.failed.append((exc, action.ids))
+                stopped |= dependence.fail(action)
         self._intents.say(home, job)
         Directories(work).finish()
-        return failed, settler.reached
+        return settled

@@ -11,6 +11,7 @@ from afmfs.gateway.replay.site import Site
 from afmfs.gateway.state.journal import Journal, Outcome, Requeued
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import View
+from afmfs.model.entry import DATA_OPS
 
 
 class NoPoint(Exception):
@@ -33,11 +34,21 @@ class Steps:
         if not self.make_point():
             raise NoPoint
 
-    def land(self, outcomes: Sequence[Outcome], requeued: Sequence[Requeued] = ()) -> None:
+    def refused_names(self) -> set[int]:
+        """The entries that home refuses, of those that make, move or free names."""
+        entries = self.view.entries(sorted(self.journal.requeued()))
+        return {e.id for e in entries if e.op not in DATA_OPS}
+
+    def land(
+        self,
+        outcomes: Sequence[Outcome],
+        requeued: Sequence[Requeued] = (),
+        untouched: Sequence[int] = (),
+    ) -> None:
         """Record what became of entries of the queue; durable on return."""
-        if not outcomes and not requeued:
+        if not (outcomes or requeued or untouched):
             return
-        self.journal.land(outcomes, requeued)
+        self.journal.land(outcomes, requeued, untouched)
         ids = [outcome.id for outcome in outcomes]
         self.progress.recorded(ids)
         self.progress.unmark(ids)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from afmfs.gateway.replay.backoff import is_early
 from afmfs.gateway.state.journal import Journal, Requeued
 from afmfs.gateway.state.progress import Progress
+from afmfs.gateway.state.unexecuted import unexecuted
 from afmfs.gateway.state.view import View
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import plan
@@ -30,9 +31,6 @@ BYTES = 256 << 20
 
 REQUEUED = 100_000
 """Entries that home may refuse before no others are tried: each is kept in memory."""
-
-TRACES = 1_000_000
-"""What is remembered of entries that wait for others, at most: what comes after them waits, too."""
 
 _NS = 10**9
 
@@ -131,7 +129,7 @@ class Window:
         ready: list[Entry] = []
         after: int | None = self._start
         while after is not None and len(ready) < self._limit:
-            todo, last = self._page(after, self._limit)
+            todo, last = unexecuted(self._view, self._progress, after, self._limit)
             if not ready:  # all before is executed
                 self._start = todo[0].id - 1 if todo else last or after
             ready += todo
@@ -151,8 +149,8 @@ class Window:
             reach = self._reach = _Reach(self._start, Held(blocked, inos))
         ready: list[Entry] = []
         ahead, after, count = reach.held.ahead(), reach.through, self._limit
-        while len(ready) < self._limit and len(reach.held) + len(ahead) < TRACES:
-            todo, last = self._page(after, count)
+        while len(ready) < self._limit and not ahead.is_full:
+            todo, last = unexecuted(self._view, self._progress, after, count)
             ready += ahead.split(todo)[0]
             if not ready:
                 reach.held.follow(ahead)
@@ -163,17 +161,6 @@ class Window:
                 break
             after = last
         return ready
-
-    def _page(self, after: int, count: int) -> tuple[list[Entry], int | None]:
-        """What is not executed of the next rows of the queue, and the number to go on after (None
-        at the end). Read while no outcome was forgotten: a row that was retired and forgotten
-        since would look as if it were still to do."""
-        while True:
-            before = self._progress.forgotten()
-            page = self._view.page(after, count)
-            todo = [e for e in page if not self._progress.executed(e.id)]
-            if self._progress.forgotten() == before:
-                return todo, page[-1].id if len(page) == count else None
 
     def _is_ripe(self, entry: Entry, now_ns: int) -> bool:
         age = now_ns - entry.queued_ns

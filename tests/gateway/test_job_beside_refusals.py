@@ -1,0 +1,176 @@
+"""A job while home refuses changes of names: what waits for these waits for them in a job, too.
+
+Else bytes count as sent whose file was never made, and what frees or takes a name, tried again
+later, meets what the job has made there since.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from afmfs.gateway.home.home import Home
+from afmfs.model.entry import ROOT
+from tests.gateway.fake_mount import BLOCK, FakeMount
+
+DATA = bytes([1]) * BLOCK + bytes([2]) * BLOCK
+JOB = 3
+
+
+class Refusing:
+    """A home that refuses calls by the last name that they are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._patch, self._names, self.over = monkeypatch, set[tuple[str, bytes]](), False
+
+    def refuse(self, call: str, *names: bytes, code: int = errno.ENOSPC) -> None:
+        real: Callable[..., Any] = getattr(Home, call)
+
+        def refusing(home: Home, *values: Any) -> Any:
+            if not self.over and values[-1] in names:
+                raise OSError(code, os.strerror(code))
+            return real(home, *values)
+
+        self._patch.setattr(Home, call, refusing)
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    return Refusing(monkeypatch)
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[FakeMount]:
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    yield mount
+    mount.close()
+
+
+def refused(mount: FakeMount, count: int) -> None:
+    """Home has refused so many entries that are pending."""
+    assert mount.settle()["requeued"] == count
+
+
+def job(mount: FakeMount, kind: str = "resync", **more: Any) -> None:
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": True})
+    record = {"id": JOB, "kind": kind, "bound": mount.next_id - 1} | more
+    mount.gateway.receive({"type": "job", "job": record})
+    mount.await_message("progress", id=JOB, phase="done")
+    mount.retire()
+    mount.gateway.receive({"type": "job_taken", "id": JOB})
+
+
+def at_last(mount: FakeMount, home: Refusing) -> dict[str, bytes | None]:
+    """What home has once it refuses nothing more."""
+    home.over = True
+    assert mount.gateway is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+    mount.gateway.receive({"type": "resume"})
+    mount.settle()
+    assert mount.pending() == []
+    assert "inconsistent" not in {message["type"] for message in mount.log}
+    found = sorted(path for path in mount.home.rglob("*") if ".afm" not in path.parts)
+    names = [str(path.relative_to(mount.home)) for path in found]
+    contents = [path.read_bytes() if path.is_file() else None for path in found]
+    return dict(zip(names, contents, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["resync", "failover", "recovery"])
+def test_a_file_that_is_not_made_yet(mount: FakeMount, home: Refusing, kind: str) -> None:
+    home.refuse("make_file", b"f")
+    mount.make(b"f", DATA)
+    mount.make(b"g", DATA)
+    mount.start()
+    refused(mount, 2)
+    job(mount, kind)
+    assert len(mount.pending()) == 2
+    assert at_last(mount, home) == {"f": DATA, "g": DATA}
+
+
+def test_one_that_was_moved_meanwhile(mount: FakeMount, home: Refusing) -> None:
+    home.refuse("make_file", b"f", b"g")
+    mount.make(b"f", DATA)
+    mount.start()
+    refused(mount, 2)
+    mount.rename(b"f", b"g")
+    mount.settle()
+    job(mount)
+    assert at_last(mount, home) == {"g": DATA}
+
+
+def test_a_directory_that_is_not_made_yet(mount: FakeMount, home: Refusing) -> None:
+    home.refuse("make_dir", b"d")
+    directory = mount.mkdir(b"d")
+    mount.make(b"f", DATA, parent=directory)
+    mount.start()
+    refused(mount, 1)
+    job(mount)
+    assert at_last(mount, home) == {"d": None, "d/f": DATA}
+
+
+def test_a_name_that_is_not_free_yet(mount: FakeMount, home: Refusing) -> None:
+    (mount.home / "a").write_bytes(b"old")
+    mount.adopt(b"a")
+    home.refuse("unlink", b"a", code=errno.EACCES)
+    mount.remove(b"a")
+    mount.start()
+    refused(mount, 1)
+    mount.make(b"a", DATA)
+    mount.settle()
+    job(mount)
+    assert (mount.home / "a").read_bytes() == b"old"
+    assert at_last(mount, home) == {"a": DATA}
+
+
+@pytest.mark.parametrize("when", ["before", "by the job"])
+def test_a_name_that_is_not_moved_yet(mount: FakeMount, home: Refusing, when: str) -> None:
+    """Of a file that only home has; another is made under its old name."""
+    (mount.home / "d").mkdir()
+    directory = mount.adopt(b"d")
+    (mount.home / "a").write_bytes(DATA)
+    mount.adopt(b"a")
+    home.refuse("rename_new", b"b", code=errno.EACCES)
+    mount.rename(b"a", b"b", ROOT, directory)
+    if when == "before":
+        mount.start()
+        refused(mount, 1)
+    mount.make(b"a", b"another's")
+    if when != "before":
+        mount.start(needs_resync=True)
+        mount.await_message("connected")
+    job(mount)
+    assert at_last(mount, home) == {"a": b"another's", "d": None, "d/b": DATA}
+
+
+def test_many_that_wait(mount: FakeMount, home: Refusing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Page by page, what can be settled between them is."""
+    monkeypatch.setattr("afmfs.gateway.job.settling.PAGE", 10)
+    monkeypatch.setattr("afmfs.gateway.job.job.PAGE", 10)
+    home.refuse("make_dir", b"d")
+    (mount.home / "old").mkdir()
+    old = mount.adopt(b"old")
+    directory = mount.mkdir(b"d")
+    for n in range(30):
+        (mount.home / "old" / f"{n}").write_bytes(b"%d" % n)
+        mount.adopt(b"%d" % n, old, "old")
+        mount.make(b"f%d" % n, DATA, parent=directory)
+        mount.rename(b"%d" % n, b"moved %d" % n, old)
+    mount.start(needs_resync=True)
+    mount.await_message("connected")
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})  # type: ignore[union-attr]
+    mount.settle()
+    for n in range(30):
+        mount.rename(b"moved %d" % n, b"again %d" % n, old)
+    job(mount)
+    assert (mount.home / "old/again 29").read_bytes() == b"29"
+    assert len(mount.pending()) == 61
+    found = at_last(mount, home)
+    assert [found[f"d/f{n}"] for n in range(30)] == [DATA] * 30
+    assert [found[f"old/again {n}"] for n in range(30)] == [b"%d" % n for n in range(30)]
