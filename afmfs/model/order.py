@@ -10,8 +10,9 @@ still to be done, leaves *traces*; what comes after it waits if it *minds* one o
     inside       of the directories in which names change: whoever does away with such a directory
     tree         of a move of directories: whoever moves directories again (in another order one
                  might be moved into itself)
-    content      of data on an inode: more data on it, and whoever takes a name of it while others
-                 may remain (the cache may not know the others, so the data goes first)
+    content      of data on an inode: more data on it; whoever takes a name of it while others may
+                 remain (the cache may not know the others, so the data goes first); and whoever
+                 exchanges it (in doubt, that is settled by what the two objects are)
 
 All else commutes: home's names are derived (names.py), so data reaches a file that is not renamed
 yet, and a new file finds its directory at the old place.
@@ -176,6 +177,12 @@ Traces = tuple[list[Trace], list[Trace]]
 """The traces that something minds, and those that it leaves."""
 
 
+def moves_tree(e: Entry) -> bool:
+    """Whether an entry may change where other names are found."""
+    # An exchange's other side may be a directory even where this one is a file.
+    return e.op == Op.EXCHANGE or (e.op == Op.RENAME and e.is_dir)
+
+
 def _of_action(a: NameAction) -> Traces:
     made = a.ino if isinstance(a, Make) else None
     if isinstance(a, Remove):
@@ -189,7 +196,6 @@ def _of_action(a: NameAction) -> Traces:
 
 
 def _moves_tree(a: NameAction) -> bool:
-    # An exchange's other side may be a directory even where this one is a file.
     return isinstance(a, Exchange) or (isinstance(a, Rename) and stat.S_ISDIR(a.kind))
 
 
@@ -204,10 +210,12 @@ def _of_entry(e: Entry) -> Traces:
         (source(e), target(e)) if moves else (source(e),),
         made=e.ino if e.op == Op.MAKE else None,
         gone=gone,
-        tree=e.op == Op.EXCHANGE or (e.op == Op.RENAME and e.is_dir),
+        tree=moves_tree(e),
     )
     if gone is not None and not e.flags & LAST:
         minds.append(("content", gone))
+    if e.op == Op.EXCHANGE:
+        minds += [("content", e.ino), ("content", e.ino2)]
     return minds, leaves
 
 

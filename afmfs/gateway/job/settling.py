@@ -70,7 +70,7 @@ class Settling:
             connection.check(home)
         steps.progress.end()
         steps.point()  # outcome-after-durable
-        refused = [requeued(i, exc) for exc, ids in settled.failed for i in ids]
+        refused = [one for exc, ids in settled.failed for one in requeued(ids, exc)]
         left = {*settled.waiting, *(one.id for one in refused)}
         inos = {e.id: e.ino for e in entries}
         told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in settled.reached.items()]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from afmfs.gateway.replay.backoff import pause_ns
 from afmfs.gateway.replay.exchange import record_key
@@ -70,7 +71,7 @@ def land(pick: Pick, result: Result, before: Mapping[int, Requeued]) -> Landing:
         elif isinstance(action, Push) and action.content.changes_bytes:
             landing.written.append((mine, action.content))
     for action, failed in result.failed:
-        landing.requeued += (requeued(i, failed, before.get(i)) for i in action.ids)
+        landing.requeued += requeued(action.ids, failed, before)
     if not pick.doubt:
         begun = {o.id for o in landing.outcomes} | {r.id for r in landing.requeued}
         if result.broken is not None:
@@ -85,10 +86,13 @@ def refusal(requeued: Iterable[Requeued]) -> str:
     return f"{first.reason}; {remedies.of_refusal(first.errno)}" if first else ""
 
 
-def requeued(entry: int, failed: Failed, before: Requeued | None = None) -> Requeued:
-    """An entry that home refuses, to be tried again later."""
+def requeued(
+    ids: Sequence[int], failed: Failed, before: Mapping[int, Requeued] = MappingProxyType({})
+) -> list[Requeued]:
+    """The entries of an action that home refuses, to be tried again later, all at one time: a part
+    of them alone may be another action, at a name that they only passed."""
     now, trouble = time.time_ns(), failed.trouble
-    tries = 1 + (before.tries if before else 0)
-    since = before.since_ns if before else now
-    next_try = now + pause_ns(tries)
-    return Requeued(entry, trouble.errno, trouble.reason, tries, next_try, since, failed.partial)
+    tries = 1 + max((before[i].tries for i in ids if i in before), default=0)
+    since = min((before[i].since_ns for i in ids if i in before), default=now)
+    next_try, about = now + pause_ns(tries), (trouble.errno, trouble.reason)
+    return [Requeued(i, *about, tries, next_try, since, failed.partial) for i in ids]

@@ -7,18 +7,18 @@ its order: what is ripe and does not depend on anything that has to wait.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from typing import NamedTuple
 
 from afmfs.gateway.replay.backoff import is_early
-from afmfs.gateway.state.journal import Journal, Requeued
+from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.unexecuted import unexecuted
 from afmfs.gateway.state.view import View
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import plan
-from afmfs.model.entry import Entry, Op
-from afmfs.model.order import Held, split_held
+from afmfs.model.entry import DATA_OPS, Entry, Op
+from afmfs.model.order import Held, moves_tree
 
 ENTRIES = 8192
 """Entries of a window; fewer where the journal has little room."""
@@ -55,6 +55,15 @@ class _Reach(NamedTuple):
     held: Held
 
 
+class Unsure:
+    """What it is not known of which names home has for it: entries that may have changed them."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        names = [e for e in entries if e.op not in DATA_OPS]
+        self.of_trees = any(map(moves_tree, names))  # then of nothing
+        self.inos = {ino for e in names for ino in (e.ino, e.ino2) if ino is not None}
+
+
 class Window:
     """Used by the replay's thread only."""
 
@@ -87,17 +96,20 @@ class Window:
         requeued = self._journal.requeued()
         late = {i: r for i, r in requeued.items() if is_early(r.next_try_ns, now_ns)}
         self._until = max(requeued) if len(requeued) >= REQUEUED else math.inf
-        # Each batch in doubt by itself, as it was cut (doubt-cut): merged, it might do harm.
-        executed = self._progress.executed  # and not recorded yet: in flight, and in no doubt
-        flights = [[i for i in ids if not executed(i)] for ids in self._journal.flights().values()]
-        for ids in flights:
-            found = self._in_doubt(ids, late) if ids else None
-            if found is not None:
-                return found
-        in_flight = [i for ids in flights for i in ids]
+        tries = [r.next_try_ns for r in late.values()]
+        doubts = self._doubts()
+        unsure = Unsure(e for entries in doubts for e in entries if e.id in late)
+        for entries in [] if unsure.of_trees else doubts:
+            ready, _ = Held(late.keys(), unsure.inos).split(entries)
+            if ready:
+                return _pick(ready, doubt=True)
+        in_flight = {e.id for entries in doubts for e in entries}
+        unsure = Unsure(e for entries in doubts for e in entries)
+        if unsure.of_trees:
+            return Waiting(min(tries, default=None), len(in_flight))
         self._go_on()
-        blocked = late.keys() | set(in_flight)
-        ready, next_ns = self._ripe(blocked, now_ns)
+        blocked = late.keys() | in_flight
+        ready, next_ns = self._ripe(blocked, self.waiting_inos() | unsure.inos, now_ns)
         if ready:
             pick = _pick(ready, doubt=False)
             if not blocked and len(pick.entries) == len(ready):
@@ -105,26 +117,33 @@ class Window:
             # Where batches are cut short, reading and planning a long window each time is waste.
             self._limit = min(self._most, max(LEAST, 2 * len(pick.entries)))
             return pick
-        tries = [r.next_try_ns for r in late.values()]
         if next_ns is not None:
             tries.append(next_ns)
         return Waiting(min(tries, default=None), len(in_flight))
 
-    def _in_doubt(self, ids: list[int], late: dict[int, Requeued]) -> Pick | None:
-        """What can be settled of one batch that was broken off."""
-        entries = self._view.entries(ids)
-        lost = set(ids) - {e.id for e in entries}
-        if lost:
-            self._journal.never_executed(lost)
-            self._progress.unmark(lost)
-        ready, _ = split_held(entries, late.keys())
-        return _pick(ready, doubt=True) if ready else None
+    def _doubts(self) -> list[list[Entry]]:
+        """What is in doubt of each batch that was broken off, each by itself, as it was cut
+        (doubt-cut): merged, they might do harm. Those that change names come first: till these are
+        settled it is not known what an older push, that home refused in part, would be done to."""
+        found: list[list[Entry]] = []
+        for ids in self._journal.flights().values():
+            # What is executed and not recorded yet is in flight, and in no doubt.
+            ids = [i for i in ids if not self._progress.executed(i)]
+            entries = self._view.entries(ids) if ids else []
+            lost = set(ids) - {e.id for e in entries}
+            if lost:
+                self._journal.never_executed(lost)
+                self._progress.unmark(lost)
+            if entries:
+                found.append(entries)
+        return sorted(found, key=lambda entries: all(e.op in DATA_OPS for e in entries))
 
-    def _ripe(self, blocked: Set[int], now_ns: int) -> tuple[list[Entry], int | None]:
+    def _ripe(
+        self, blocked: Set[int], inos: Set[int], now_ns: int
+    ) -> tuple[list[Entry], int | None]:
         """The next entries to execute, and else when the first of them will be ripe."""
-        waiting = self.waiting_inos()
-        if blocked or waiting:
-            return self._cut(self._beside(blocked, waiting, now_ns), now_ns)
+        if blocked or inos:
+            return self._cut(self._beside(blocked, inos, now_ns), now_ns)
         self._reach = None
         ready: list[Entry] = []
         after: int | None = self._start
