@@ -249,6 +249,7 @@ class Fileset(Life):
         inode = self._store.inode(ino)
         if inode is not None and (not inode.nlink or ino in self._namespace.kept):
             self._namespace.reap(inode)
+            self._content.retired(ino, 0)  # what is written to it is never queued
 
     async def read(self, ino: int, offset: int, size: int) -> bytes | bytearray:
         """Bytes at `offset`; fewer only at the end. EIO where uncached blocks can't be fetched."""

@@ -387,18 +387,23 @@ async def test_recovery_zeros(parts: Parts) -> None:  # noqa: F811
     assert await after.content.read(inode, 0, 200) == b"x" * 100 + bytes(50)
 
 
-async def test_recovery_drops_clean_blocks_of_files_overwritten_in_place(
+async def test_recovery_sends_again_what_may_have_been_overwritten(
     parts: Parts,  # noqa: F811
 ) -> None:
     """in-place-mark, recovery-takes-over: an entry may be lost whose bytes reached the blob. Judged
-    by the entries before outcomes are taken over."""
+    by the entries before outcomes are taken over. Home need not have what counts as clean."""
     inode = parts.uncached(b"f", 3 * BLOCK)
     parts.fetched(inode, 0, b"h" * 3 * BLOCK)
-    await parts.content.write(inode, 0, b"y")
+    await parts.durable.make()
+    await parts.content.write(inode, 5, b"y")
     await parts.durable.make()
     after = parts.again(lost_writes=True)
-    valid = after.validity.valid(after.inode(b"f"), 0, 3 * BLOCK)
-    assert valid == ((0, 1),)
+    found = after.inode(b"f")
+    assert await after.content.read(found, 0, 8) == b"hhhhhyhh"
+    assert after.validity.valid(found, 0, 3 * BLOCK) == ((0, 3 * BLOCK),)
+    queued = [(e.start, e.end, e.flags) for e in after.entries(found.ino)]
+    assert sorted(queued) == [(0, 5, IN_PLACE), (5, 6, IN_PLACE), (6, 3 * BLOCK, IN_PLACE)]
+    assert found.changed == max(e.id for e in after.entries(found.ino))
 
 
 @pytest.mark.parametrize("durable_before", [False, True])

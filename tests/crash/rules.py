@@ -384,9 +384,9 @@ RECOVERY = (
     rule(
         "in-place-mark",
         "cache/content/recovery.py:Recovery._disbelieve",
-        "            if ino in overwritten:\n",
+        "            if ino in overwritten and ino not in unheld:\n",
         "            if ino in ():\n",
-        CACHE + "test_recovery_drops_clean_blocks_of_files_overwritten_in_place",
+        CACHE + "test_recovery_sends_again_what_may_have_been_overwritten",
     ),
     rule(
         "numbers-unique",

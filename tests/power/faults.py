@@ -107,7 +107,7 @@ FAULTS = (
     Fault(
         "power: believe all of a file that was overwritten in place",
         "afmfs/cache/content/recovery.py",
-        "                self._drop_clean(ino, dirty)\n",
+        "                self._send_again(ino, dirty)\n",
         "                pass\n",
         _MOMENT,
     ),

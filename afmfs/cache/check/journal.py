@@ -17,6 +17,7 @@ from afmfs.cache.check.source import Source
 from afmfs.cache.home.known_journal import Remembered
 from afmfs.cache.store.store import connect_read_only
 from afmfs.model.findings import Finding
+from afmfs.model.outcome import DROPPED
 
 _TABLES = ("flight", "outcome", "requeued", "state")
 _BY_MOUNT = (
@@ -66,7 +67,10 @@ def _against_queue(
         if int(state.get("turn") or 0) < remembered.turn:
             yield _finding("gateway.db is an older copy")
             return
-    (executed,) = db.execute("SELECT ifnull(max(id), 0) FROM outcome").fetchone()
+    # What an administrator has dropped need not be durable here before.
+    (executed,) = db.execute(
+        "SELECT ifnull(max(id), 0) FROM outcome WHERE result<>?", (DROPPED,)
+    ).fetchone()
     if executed > source.durable_now():
         source.old = f"entry {executed} was executed at home, which cache.db has not come to"
     if source.live:

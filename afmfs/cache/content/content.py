@@ -100,7 +100,7 @@ class Content(Reading):
         """Whether an entry has to be durable before valid bytes are overwritten. Not so where a
         durable in-place entry is pending, nor where all that the blob holds is younger than the
         last durable point: power loss takes back every mark on it, or finds it dirty."""
-        if not parts[1] or not inode.nlink:
+        if not parts[1]:
             return False
         return inode.ino not in self._in_place and inode.gen not in self._blobs.created
 
@@ -264,6 +264,8 @@ class Content(Reading):
             store.counters.cached_bytes += growth
             if store.counters.cached_bytes > self.quota.soft:
                 self._bound(store.counters.cached_bytes - growth)
+        if not inode.gen:  # not before it is committed: else what is in the old blob may show again
+            self._in_reclaim.discard(inode.ino)
 
     def _empty(self, inode: Inode) -> None:
         """Nothing is left: a new generation, the old blob to reclaim (truncate-new-generation)."""
@@ -271,7 +273,6 @@ class Content(Reading):
             self._store.reclaim(inode, 0)
         if inode.home_valid:  # it came from home: there is a map, or fresh blocks
             self.validity.forget(inode)
-        self._in_reclaim.discard(inode.ino)
         self._store.save(inode, gen=0, whole=True)
         self.truncated(inode.ino)
 

@@ -3,8 +3,9 @@
 0. The queue is compared with its counters (`lost_entries`).
 1. Outcomes that the gateway recorded are taken over.
 2. After a stop that may have lost writes, what was marked valid since the last durable point is no
-   longer believed. Steps 1 and 2 are one transaction (recovery-is-one): power lost between them
-   would leave a changed block that counts as clean.
+   longer believed, and what may have been overwritten since is sent again. Steps 1 and 2 are one
+   transaction (recovery-is-one): power lost between them would leave a changed block that counts
+   as clean.
 3. Numbers go on beyond every number that may have been used (`Numbers`, in the store).
 4. Half-read directories and inodes without a name are cleared away.
 
@@ -88,6 +89,8 @@ class Recovery:
         # Before anything is retired, which the counters follow.
         self._retirement.unsure = lost_entries.check(store)
         sound = self._retirement.is_sound()  # if not, the gateway sets it aside
+        if lost:
+            store.entries.reserve()  # for what is sent again
         with store:
             overwritten = self._overwritten() if lost else set()
             while sound and self._take_over_some():
@@ -152,8 +155,8 @@ class Recovery:
         changed = self._changed(durable)
         unsure, unheld = self._retirement.unsure, self._unheld()
         for ino, dirty in self._dirty(overwritten | changed).items():
-            if ino in overwritten:
-                self._drop_clean(ino, dirty)
+            if ino in overwritten and ino not in unheld:
+                self._send_again(ino, dirty)
             if not unsure and ino not in unheld:  # else `home_valid` does not say what home has
                 self._drop_beyond(ino, dirty)
         self._restore(changed | {ino for ino, *_ in fetched}, durable)
@@ -211,13 +214,18 @@ class Recovery:
             for low in range(start, min(end, length), 1 << 20):
                 os.pwrite(fd, bytes(min(end, length, low + (1 << 20)) - low), low)
 
-    def _drop_clean(self, ino: int, dirty: Ranges) -> None:
+    def _send_again(self, ino: int, dirty: Ranges) -> None:
         """A file with an in-place entry may have been overwritten where no entry tells
-        (in-place-mark): only what is dirty stays."""
+        (in-place-mark): what counts as clean is sent to home. The blob has what was written there
+        last, or before, and both are this file's. Fetched again instead, it would be lost where
+        home is away, is a new one that does not have it yet, or was changed."""
         inode = self._store.inode(ino)
-        if inode is not None and inode.is_file:
-            for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
-                self._drop(ino, start, end)
+        if inode is None or not inode.is_file or not inode.nlink:
+            return
+        for start, end in ranges.gaps(dirty, 0, min(inode.size, inode.home_valid)):
+            for low, high in self._validity.valid(inode, start, end):
+                number = self._store.append(Op.WRITE, inode, start=low, end=high, flags=IN_PLACE)
+                self._store.save(inode, changed=number)
 
     def _drop_beyond(self, ino: int, dirty: Ranges) -> None:
         """Beyond `home_valid`, what nothing pending covers is zeros at home. The blob may hold what

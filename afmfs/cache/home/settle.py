@@ -44,6 +44,8 @@ class Settlement:
             'SELECT min("end") FROM queue WHERE ino=? AND op<>6 AND op=?', (inode.ino, Op.SIZE)
         ).fetchone()
         smallest = row[0]
+        if not inode.nlink:  # sizes of what has no name are not queued
+            smallest = inode.home_valid
         return min(size, inode.size) if smallest is None else min(size, smallest, inode.size)
 
     def take_over(self, found: Iterable[Found], nulled: Mapping[int, Ranges]) -> set[int]:

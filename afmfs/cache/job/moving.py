@@ -155,6 +155,8 @@ class Moving(Reporting):
         number = self.settings.home_number + 1
         journal = self.settings.cache / "gateway" / str(number)
         journal.mkdir(mode=0o700, exist_ok=True)
+        # What was fetched from the old home, and is not durable, the new one could not give again.
+        await self._durable.make()
         self._begin_at(target, number)
         await self._follow(journal / "gateway.db")
         await self.jobs.announce()

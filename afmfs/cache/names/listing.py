@@ -119,14 +119,16 @@ class Lister:
 
     def _linked(self, stamp: tuple[int, int, int]) -> Inode | None:
         """The inode of another name of the same file at home. A number alone is no proof: home may
-        have given it to another file since."""
+        have given it to another file since; but the version is another one while what was pushed is
+        not taken in yet."""
         row = self._store.execute(
             "SELECT ino FROM homelink WHERE home_ino=?", (stamp[2],)
         ).fetchone()
         inode = self._store.inode(row[0]) if row else None
-        if inode and (inode.home_size, inode.home_mtime, inode.home_ino) == stamp:
-            return inode
-        return None
+        if inode is None or inode.home_ino != stamp[2]:
+            return None
+        is_known = (inode.home_size, inode.home_mtime) == stamp[:2]
+        return inode if is_known or self._store.pending([inode]) else None
 
     def discard(self, directory: Inode) -> None:
         """Throw away what was entered of a directory that is not complete."""
