@@ -148,6 +148,34 @@ def test_a_home_is_not_tried_out_again_where_it_was_not_mounted_anew(
     assert contact._connect()
 
 
+class Waits:
+    """Takes the place of the condition that the prober sleeps on: how long it wanted to."""
+
+    def __init__(self, contact: Contact, count: int) -> None:
+        self.pauses: list[float | None] = []
+        self._contact, self._count = contact, count
+
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> None:
+        self.pauses.append(timeout)
+        self._contact._stopping = len(self.pauses) == self._count
+
+
+def test_a_home_that_stays_away_is_looked_for_for_ever_and_ever_more_rarely(
+    contact: Contact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contact, "_connect", lambda: False)
+    waits = Waits(contact, 50)
+    monkeypatch.setattr(contact, "_changed", waits)
+    contact.run()
+    pauses = [pause or 0.0 for pause in waits.pauses]
+    assert 0 < pauses[0] < 1
+    assert pauses == sorted(pauses)
+    assert pauses[20:] == [10.0] * 30
+
+
 def test_a_probe_says_at_once_that_home_is_very_slow() -> None:
     threads = Threads(4)
     threads.learn(0.01)
