@@ -516,6 +516,25 @@ async def test_fsync_does_not_count_on_a_point_that_is_being_made(
     assert synced
 
 
+async def test_all_is_durable_after_the_interval(
+    parts: Parts,  # noqa: F811
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """A point is made though nobody says fsync."""
+    made: list[float] = []
+
+    async def make() -> None:
+        made.append(trio.current_time() - begun)
+
+    parts.durable.make = make  # type: ignore[method-assign]
+    begun = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(parts.durable.run, 5.0)
+        await trio.sleep(12)
+        nursery.cancel_scope.cancel()
+    assert made == pytest.approx([5, 10])
+
+
 async def test_numbers_are_reserved_however_far_apart_points_are(
     parts: Parts,  # noqa: F811
     autojump_clock: trio.testing.MockClock,

@@ -66,3 +66,34 @@ async def test_a_hole_gets_its_place(parts: Parts) -> None:  # noqa: F811
     assert fd is not None
     assert os.fstat(fd).st_blocks * 512 >= 2 * BLOCK
     assert await parts.content.read(inode, 9 * BLOCK, BLOCK) == bytes(BLOCK)
+
+
+@pytest.mark.parametrize("fails", ["bytes", "transaction"])
+async def test_what_was_begun_gives_its_place_back(
+    parts: Parts,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    fails: str,
+) -> None:
+    """At once: others need it, and nothing would ever tell of it."""
+    inode = parts.make(b"f")
+    await parts.content.write(inode, 0, b"a" * BLOCK)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    real, lengths = os.pwrite, list[int]()
+
+    def pwrite(fd: int, data: bytes, offset: int) -> int:
+        if lengths and fails == "bytes":
+            raise full
+        done = real(fd, data[:BLOCK] if fails == "bytes" else data, offset)
+        lengths.append(os.fstat(fd).st_size)
+        return done
+
+    def append(*_: object, **__: object) -> int:
+        raise full
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    if fails == "transaction":
+        monkeypatch.setattr(type(parts.store), "append", append)
+    with pytest.raises(OSError, match="No space left"):
+        await parts.content.write(inode, BLOCK, b"b" * 5 * BLOCK)
+    assert lengths[0] > BLOCK
+    assert parts.blob_length(inode) == inode.size == BLOCK
