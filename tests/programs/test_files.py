@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import random
 import socket
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -159,6 +163,45 @@ def test_fallocate(work: Path, surface: Surface) -> None:
             assert caught.value.errno == errno.EOPNOTSUPP
         os.posix_fallocate(file.fileno(), 0, 10_000)
         assert os.fstat(file.fileno()).st_size == 10_000
+
+
+LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    for lock in (fcntl.flock, fcntl.lockf):
+        try:
+            lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(lock.__name__, "is taken")
+"""
+
+
+def test_locks_hold_within_the_machine(work: Path) -> None:
+    """flock and fcntl each, against another process; they end with who had them."""
+
+    def tried() -> str:
+        run = [sys.executable, "-c", LOCK, work / "locked"]
+        return subprocess.run(run, capture_output=True, text=True, timeout=60, check=True).stdout
+
+    with (work / "locked").open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert tried() == "flock is taken\n"
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        assert tried() == "flock is taken\nlockf is taken\n"
+    assert tried() == ""
+
+
+def test_a_file_without_a_name(work: Path, surface: Surface) -> None:
+    """O_TMPFILE is refused in the way that programs know, and what they do instead works."""
+    if surface.is_mount:
+        with pytest.raises(OSError) as caught:
+            os.open(work, os.O_TMPFILE | os.O_RDWR, 0o600)
+        assert caught.value.errno == errno.EOPNOTSUPP
+    with tempfile.TemporaryFile(dir=work) as file:
+        file.write(b"nobody's")
+        file.seek(0)
+        assert file.read() == b"nobody's"
+    assert os.listdir(work) == []
 
 
 def test_fifos_and_sockets(work: Path, surface: Surface) -> None:
