@@ -172,7 +172,7 @@ LOSS = (
             "What may not have reached the disk is not trusted after power loss, nor sent before"
             " a durable point.",
             CRASH + "test_drop_clean",
-            CRASH + "test_recovery_drops_clean_blocks_of_files_overwritten_in_place",
+            CRASH + "test_recovery_sends_again_what_may_have_been_overwritten",
             GATEWAY + "test_durable_before_batch",
             EVICT + "test_evict_waits",
         ),
@@ -403,6 +403,17 @@ QUEUE_AND_REPLAY = (
         part(
             "A home that refuses everything costs a few looks at each entry.",
             REQUEUE + "test_a_home_that_refuses_everything_costs_a_few_looks_at_each",
+            REQUEUE + "test_a_home_that_refuses_too_much_is_not_asked_more",
+        ),
+        part(
+            "What waits for a refused entry is read once, and little of it is remembered.",
+            REQUEUE + "test_what_is_held_is_not_read_again_for_what_comes_after_it",
+            REQUEUE + "test_what_is_remembered_of_what_waits_is_bounded",
+            ORDER + "test_below_a_directory_that_is_not_made_little_has_to_be_remembered",
+        ),
+        part(
+            "No request grows with the queue, nor with what the cache holds.",
+            "tests/cache/test_scale.py::test_no_request_grows_with_the_queue",
         ),
         part(
             "Ten million entries and inodes fit into the budget.",

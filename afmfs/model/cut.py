@@ -60,7 +60,9 @@ def before_cut(actions: Sequence[NameAction], pushed: Mapping[int, int]) -> Sequ
     places: set[Place] = set()
     for n, action in enumerate(actions):
         if isinstance(action, Exchange):
-            return actions[: max(n, 1)]
+            # Alone; after older data of the two, which would wait as long as they are swapped.
+            late = any(pushed.get(ino, action.ids[0]) < action.ids[0] for ino in action.inos)
+            return actions[:n] if n or late else actions[:1]
         if n and isinstance(action, Rename) and stat.S_ISDIR(action.kind):
             return actions[:n]
         if _made(action) in places:

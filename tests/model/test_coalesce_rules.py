@@ -198,6 +198,13 @@ def test_an_exchange_is_alone_and_its_files_are_at_rest() -> None:
     assert planned(make(X, T), exchange(OLD, F, Y, G)).ids == (1,)
 
 
+def test_data_does_not_wait_as_long_as_its_file_is_swapped() -> None:
+    swaps = [exchange(OLD, F, Y, G), exchange(OLD, G, Y, F)] * 2
+    batch = planned(write(OLD, 0, 4), *swaps, write(OLD, 0, 4))
+    assert batch.ids == (1, 6)
+    assert planned(*swaps, write(OLD, 0, 4)).ids == (1,)
+
+
 CUTS = {
     "a name is made that was freed by a rename": [rename(OLD, F, G), make(X, F)],
     "a name is made that was freed by rmdir": [remove(D, F, kind=DIR), make(X, F)],
