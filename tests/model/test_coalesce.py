@@ -10,7 +10,6 @@ from simulated_cache import Cache
 from simulation import world
 
 from afmfs.model.coalesce import plan
-from afmfs.model.entry import DATA_OPS
 
 Step = tuple[str, int, int, int]
 Steps = list[Step]
@@ -100,8 +99,7 @@ def test_every_entry_is_in_one_place(steps: Steps) -> None:
         live(cache, step)
     batch = plan(cache.queue)
     assert batch.ids or not cache.queue
-    of_names = [e.id for e in cache.queue if e.op not in DATA_OPS]
-    assert not of_names or of_names[0] in batch.ids  # the oldest waits for no other
+    assert not cache.queue or cache.queue[0].id in batch.ids  # the oldest waits for no other
     assert len(set(batch.ids)) == len(batch.ids)
     assert plan([e for e in cache.queue if e.id in batch.ids]) == batch
     names = [e for e in cache.queue if e.id in batch.ids and e.parent is not None]
