@@ -9,6 +9,7 @@ for home under any of them.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import sqlite3
 import stat
@@ -52,6 +53,13 @@ class Fileset(Life):
     def name_max(self) -> int:
         """Longest name that home can hold, bytes."""
         return int(self._link.home.properties.get("name_max") or 255)
+
+    def _check_links(self) -> None:
+        """EPERM where home is known to have no hard links, as there; before it was ever seen,
+        nothing is known."""
+        known = self._link.home.properties or json.loads(self._store.get("properties") or "{}")
+        if not known.get("hard_links", True):
+            raise failed(errno.EPERM)
 
     def _inode(self, ino: int) -> Inode:
         inode = self._store.inode(ino)
@@ -107,6 +115,7 @@ class Fileset(Life):
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:
         self.touched = True
         self._check_name(name)
+        self._check_links()
         directory = await self._directory(parent)
         inode = self._inode(ino)
         self._namespace.link(inode, directory, name)

@@ -12,3 +12,6 @@ RESYNCED, NULLED, ADOPTED, LOST = "resynced", "nulled", "adopted", "lost"
 """What became of an inode by a resync, a failover or a recovery: home has what is cached of it; and
 reads as zeros elsewhere; nothing is cached, home's version stands; nothing is cached, home has
 nothing."""
+
+UNLINKED = "unlinked"
+"""What became of an inode as well: home has it, and can't have it under all of its names."""

@@ -12,7 +12,15 @@ import pytest
 from afmfs.cache.store.inode import Inode
 from afmfs.gateway.state.journal import Journal
 from afmfs.model.entry import Op
-from afmfs.model.outcome import ADOPTED, DONE, LOST, NULLED, RESYNCED, UNREPRESENTABLE
+from afmfs.model.outcome import (
+    ADOPTED,
+    DONE,
+    LOST,
+    NULLED,
+    RESYNCED,
+    UNLINKED,
+    UNREPRESENTABLE,
+)
 
 from .parts import BLOCK, Parts, parts  # noqa: F401  # the fixture
 
@@ -165,6 +173,19 @@ async def test_what_was_overtaken_is_pending(parts: Parts, gateway: Gateway) -> 
     await parts.retirement.take_over()
     assert inode.changed == inode.retired > write
     assert parts.store.pending([inode]) == {inode.ino}
+
+
+async def test_a_name_that_home_can_not_have(parts: Parts, gateway: Gateway) -> None:  # noqa: F811
+    """It is told after what became of the object, which home has under another name."""
+    inode = parts.make(b"f")
+    for _ in range(2):
+        gateway.says(inode.ino, RESYNCED, (0, 1, 1))
+        gateway.says(inode.ino, UNLINKED, code=errno.EPERM)
+        await parts.retirement.take_over()
+        assert parts.store.execute("SELECT ino, op, errno FROM unrepresentable").fetchall() == [
+            (inode.ino, Op.LINK, errno.EPERM)
+        ]
+        assert stamp_of(inode) == (0, 1, 1)
 
 
 async def test_what_home_can_not_hold(parts: Parts, gateway: Gateway) -> None:  # noqa: F811

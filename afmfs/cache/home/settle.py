@@ -15,11 +15,14 @@ from afmfs.cache.store.inode import LISTED, Inode
 from afmfs.cache.store.store import Store
 from afmfs.model import ranges
 from afmfs.model.entry import UNTOLD, Op
-from afmfs.model.outcome import ADOPTED, LOST, NULLED, UNREPRESENTABLE
+from afmfs.model.outcome import ADOPTED, LOST, NULLED, UNLINKED, UNREPRESENTABLE
 from afmfs.model.ranges import Ranges
 
 Version = tuple[int | None, int | None, int | None]
 """Home's size, mtime (ns) and inode number; the mtime is None where nothing is said of it."""
+
+_REFUSED = {UNREPRESENTABLE: Op.MAKE, UNLINKED: Op.LINK}
+"""What home can't hold, where an outcome says nothing else; else it is attributes."""
 
 Found = tuple[int, str, Version, int | None]
 """An inode, what became of it, and the errno of what home can't hold of it."""
@@ -57,10 +60,10 @@ class Settlement:
             if inode is None:
                 continue
             if refused is not None:
-                self._refuse(inode, whole=result == UNREPRESENTABLE, code=refused)
+                self._refuse(inode, _REFUSED.get(result, Op.ATTR), refused)
             if result == LOST:
                 self._lose(inode)
-            if result in (LOST, UNREPRESENTABLE):
+            if result in (LOST, *_REFUSED):
                 continue
             self._store.execute("DELETE FROM lost WHERE ino=?", (ino,))
             if refused is None:  # what was refused once was done now
@@ -125,11 +128,10 @@ class Settlement:
         ).fetchone()
         return row is not None
 
-    def _refuse(self, inode: Inode, *, whole: bool, code: int) -> None:
-        """Home can never hold the object, or never all of its attributes."""
+    def _refuse(self, inode: Inode, op: Op, code: int) -> None:
+        """Home can never hold the object, or never all of its names, or of its attributes."""
         self._store.execute(
-            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)",
-            (inode.ino, int(Op.MAKE if whole else Op.ATTR), code),
+            "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (inode.ino, int(op), code)
         )
 
     def _lose(self, inode: Inode) -> None:

@@ -67,14 +67,16 @@ class Unrepresentable(Trouble):
 
 
 class Inconsistent(Trouble):
-    """Home contradicts what it is known to hold. `path` is relative to home's root."""
+    """Home contradicts what it is known to hold. `path` is relative to home's root. `missing`: by
+    having nothing there."""
 
     errno = errno.ESTALE
 
-    def __init__(self, path: bytes, reason: str) -> None:
+    def __init__(self, path: bytes, reason: str, *, missing: bool = False) -> None:
         super().__init__(f"{os.fsdecode(path) or '/'}: {reason}")
         self.path = path
         self.reason = reason
+        self.missing = missing
 
 
 class Verb(Enum):
@@ -135,6 +137,8 @@ _INCONSISTENT = frozenset(
     }
 )
 
+_MISSING = frozenset({errno.ENOENT, errno.ENOTDIR})
+
 _NEW_NAME = frozenset({Verb.MAKE, Verb.LINK, Verb.MOVE})
 _BAD_NAME = frozenset({errno.ENAMETOOLONG, errno.EILSEQ})
 _REFUSED = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EACCES})
@@ -172,11 +176,16 @@ def classify(
     if code in _AWAY:
         return gone(os.fsdecode(path) or "home", code)
     if code in _INCONSISTENT:
-        return Inconsistent(path, said)
+        return Inconsistent(path, said, missing=code in _MISSING)
     what = _never_held(code, verb, kind, properties or Properties())
     if what is not None:
         return Unrepresentable(code, what)
     return MayEnd(code, f"{os.fsdecode(path) or 'home'}: {said}")
+
+
+def is_bad_name(code: int | None, properties: Properties) -> bool:
+    """Whether it says that home can't have a name: what is looked for under it is not there."""
+    return code in _BAD_NAME or (code == errno.EINVAL and not properties.raw_names)
 
 
 def _never_held(code: int, verb: Verb, kind: int, properties: Properties) -> str | None:
@@ -185,9 +194,7 @@ def _never_held(code: int, verb: Verb, kind: int, properties: Properties) -> str
         return "an object of this type"
     if verb is Verb.LINK and code in _REFUSED and not properties.hard_links:
         return "a hard link"
-    if verb in _NEW_NAME and (
-        code in _BAD_NAME or (code == errno.EINVAL and not properties.raw_names)
-    ):
+    if verb in _NEW_NAME and is_bad_name(code, properties):
         return "a name or link target like this"
     if code == errno.EPERM and (
         (verb is Verb.OWNER and not properties.owners)

@@ -52,6 +52,15 @@ class Meant:
         stamp = self._stamp(ino)
         return stamp is not None and stamp.ino is not None and stamp.ino == found.st_ino
 
+    def is_like(self, ino: int, found: os.stat_result) -> bool:
+        """Whether it is certainly the inode's object or, where no number tells, of its version."""
+        if self._job.kind is Kind.FAILOVER:
+            return self._equal(ino, found)
+        stamp = self._stamp(ino)
+        if stamp is None or self._stable:
+            return self.is_certain(ino, found)
+        return same(stamp, self._take(found), self._grain)
+
     def is_anothers(self, found: os.stat_result, *but: int | None) -> bool:
         """Whether a careful job has to leave it where it is: the cache knows it as the object of an
         inode that is not one of `but`."""

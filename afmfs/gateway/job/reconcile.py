@@ -33,6 +33,7 @@ from afmfs.gateway.trash.book import TrashBook, move_aside
 from afmfs.model.action import Content, Make, Place, Push
 from afmfs.model.entry import Op
 from afmfs.model.merge import merge
+from afmfs.model.outcome import UNLINKED
 from afmfs.model.ranges import Ranges, cut, union
 from afmfs.model.resync import CHANGED, IN_THE_WAY, Do, Job, Kind, verdict
 
@@ -72,6 +73,7 @@ class Reconciler:
         self._adopting = Pusher(doubtful, asks=False)
         self._namer = Namer(work, self._pusher)
         self._cases: dict[int, Case] = {}
+        self._unlinked: dict[int, int] = {}  # inode -> errno of a name that home can't have
         self.beside: list[bytes] = []  # what was written beside, to be removed once it is landed
 
     # -- deciding --------------------------------------------------------------------------------
@@ -142,6 +144,9 @@ class Reconciler:
             outcome = self._outcome(due, decision, done)
             if outcome is not None:
                 landed.outcomes.append(outcome)
+            code = self._unlinked.pop(due.ino, None)
+            if code is not None:  # the last word: the one before says that all is well
+                landed.outcomes.append(Outcome(0, due.ino, None, UNLINKED, code))
             row = self.work.rows.get(due.ino)
             if row is not None and stat.S_ISREG(row.mode):
                 self._note_nulls(row, decision, landed)
@@ -357,6 +362,7 @@ class Reconciler:
                 trouble = work.trouble(exc, place, Verb.LINK, stat.S_IFMT(row.mode))
                 if not isinstance(trouble, Unrepresentable):
                     raise trouble from exc
+                self._unlinked[row.ino] = trouble.errno
 
     def _link(self, source: tuple[int, bytes], dirfd: int, place: Place) -> None:
         work, home = self.work, self.work.home

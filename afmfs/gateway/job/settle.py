@@ -22,7 +22,7 @@ from afmfs.gateway.job.way import way_to
 from afmfs.gateway.replay.exchange import Exchanger
 from afmfs.gateway.replay.work import Failed, Work
 from afmfs.gateway.trash.book import move_aside
-from afmfs.model.action import Exchange, Link, NameAction, Place, Remove, Rename
+from afmfs.model.action import Exchange, Link, Make, NameAction, Place, Remove, Rename
 from afmfs.model.resync import IN_THE_WAY, REMOVED, Job
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class Settler:
                 self._exchange(action)
             elif isinstance(action, Link):
                 self._link(action)
+            elif isinstance(action, Make) and action.replaces is not None:
+                self._keep_replaced(action.place, action.replaces)
         except Inconsistent as trouble:
             log.info("%s: %s, as good as done", os.fsdecode(trouble.path), trouble.reason)
         except MayEnd as trouble:
@@ -109,16 +111,30 @@ class Settler:
         """Free the only name that home has for an inode. Where it has others here, and nothing
         that may be the file is there, it goes to one of them: in the trash, what only home has of
         it would be lost to them."""
+        if not self._hand_over(place, ino, found):
+            self._aside(place, found, REMOVED)
+
+    def _keep_replaced(self, place: Place, ino: int) -> None:
+        """A new object follows in the place of one that has other names: home may have it there
+        alone, and it would go to the trash as what is in the way."""
+        found = self._lstat(place)
+        if found is None or stat.S_ISDIR(found.st_mode):
+            return
+        if not self._is_elsewhere(place, ino, found):
+            self._hand_over(place, ino, found)
+
+    def _hand_over(self, place: Place, ino: int, found: os.stat_result) -> bool:
+        """Move it to another of its names, if it is certainly the inode's; whether it was."""
         here = set(self.work.view.names(ino)) - {place}
         others = [other for other in self.work.locator.places(ino) if other in here]
         there = [self._lstat(other) for other in others]
         alike = any(st and stat.S_IFMT(st.st_mode) == stat.S_IFMT(found.st_mode) for st in there)
-        if self._meant.is_certain(ino, found) and not alike:
+        if self._meant.is_like(ino, found) and not alike:
             for other, st in zip(others, there, strict=True):
                 if st is None or not self._meant.is_anothers(st, ino):
                     self.move(found, place, other, IN_THE_WAY)
-                    return
-        self._aside(place, found, REMOVED)
+                    return True
+        return False
 
     def _unlink(self, place: Place) -> None:
         try:

@@ -61,8 +61,8 @@ class Execution:
             if stat.S_ISREG(push.kind):
                 try:
                     self._pusher.check(push)
-                except Inconsistent:
-                    if self.work.never_held(push) is None:
+                except Inconsistent as trouble:
+                    if not trouble.missing or self.work.never_held(push) is None:
                         raise
                 except (MayEnd, Unrepresentable):
                     pass  # the push itself will meet it, before it writes
@@ -84,10 +84,10 @@ class Execution:
         return self.result
 
     def _changed(self) -> set[int]:
-        """Directories in which names were executed."""
+        """Directories in which names were executed, and those to which objects were moved by it."""
         failed = {action.ids[0] for action, _ in self.result.failed}
         done = [action for action in self._names if action.ids[0] not in failed | self._skipped]
-        return {parent for action in done for parent, _ in action.places}
+        return self.work.changed.union(parent for action in done for parent, _ in action.places)
 
     def _run_all(self, execute: Callable[[_A], Done], actions: Sequence[_A]) -> None:
         self.threads.run(lambda action: self._one(execute, action), actions)
@@ -128,7 +128,7 @@ class Execution:
         self.work.pulse()
 
     def _fail(self, action: NameAction | Push, failed: Failed) -> None:
-        if not failed.partial and self._never_held(action):
+        if not failed.partial and self._never_held(action, failed.trouble):
             return
         with self._lock:
             self.result.failed.append((action, failed))
@@ -139,16 +139,17 @@ class Execution:
             self._skipped |= self._dependence.fail(action)
 
     def _contradict(self, action: NameAction | Push, contradicted: Contradicted) -> None:
-        if self._never_held(action):
+        if self._never_held(action, contradicted.trouble):
             return
         with self._lock:
             if self.result.inconsistent is None:
                 self.result.inconsistent = contradicted.trouble
                 self.result.broken = action if contradicted.partial else None
 
-    def _never_held(self, action: NameAction | Push) -> bool:
-        """Whether home could never hold what the action is about: no wonder that it isn't there."""
-        code = self.work.never_held(action)
+    def _never_held(self, action: NameAction | Push, trouble: MayEnd | Inconsistent) -> bool:
+        """Whether something isn't there, and home could never hold what the action is about: no
+        wonder. Any other trouble says nothing of that: a full home, say, may have room again."""
+        code = self.work.never_held(action) if self.work.is_missing(trouble) else None
         if code is not None:
             self.result.done.append((action, self.work.finish(action, Done(None, code))))
         return code is not None

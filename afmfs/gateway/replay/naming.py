@@ -14,6 +14,7 @@ import stat
 from afmfs.gateway.home.stamp import take
 from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Trouble, Unclear, Verb, gone
 from afmfs.gateway.replay.exchange import Exchanger
+from afmfs.gateway.replay.handover import hand_over, is_elsewhere
 from afmfs.gateway.replay.pushing import Pusher
 from afmfs.gateway.replay.small import make_small
 from afmfs.gateway.replay.work import NOTHING, Done, Failed, Work, want_kind
@@ -148,6 +149,8 @@ class Namer:
             _clear(work, home.scratch(), beside)
             done = self.make_at(action, home.scratch(), beside)
             with work.progress.names.moving():
+                if action.replaces is not None:
+                    hand_over(work, place, action.replaces)
                 home.rename(home.scratch(), beside, work.directory(place[0]), place[1])
                 return work.finish(action, done)
         except OSError as exc:
@@ -212,7 +215,7 @@ class Namer:
                 try:
                     if action.kind == stat.S_IFDIR:
                         home.rmdir(dirfd, place[1])
-                    else:
+                    elif not hand_over(work, place, action.ino):
                         home.unlink(dirfd, place[1])
                 except OSError as exc:
                     self._want_gone(action, dirfd, exc, Verb.REMOVE)
@@ -221,7 +224,8 @@ class Namer:
                     home.forget_directory(path)
                 return work.finish(action, NOTHING)
         except FileNotFoundError as exc:
-            if work.may_be_gone(action) or work.view.is_lost(action.ino):
+            lost = work.may_be_gone(action) or work.view.is_lost(action.ino)
+            if lost or is_elsewhere(work, place, action.ino):
                 return work.finish(action, NOTHING)
             raise work.trouble(exc, place, Verb.REMOVE) from exc
         except OSError as exc:
@@ -234,12 +238,13 @@ class Namer:
             if not self._found(action, dirfd):
                 return self._renamed_before(action, dirfd2)
             if action.replaces is not None and not work.may_be_gone(action):
-                self._want_replaced(action, dirfd2)
+                self._want_replaced(action, action.replaces, dirfd2)
             with work.progress.names.moving():
                 try:
                     if action.replaces is None:
                         home.rename_new(dirfd, place[1], dirfd2, action.target[1])
                     else:
+                        hand_over(work, action.target, action.replaces)
                         home.rename(dirfd, place[1], dirfd2, action.target[1])
                 except OSError as exc:
                     self._want_gone(action, dirfd, exc, Verb.MOVE)
@@ -281,11 +286,14 @@ class Namer:
         want_kind(st, action.kind, work.path(place))
         return True
 
-    def _want_replaced(self, action: Rename, dirfd: int) -> None:
+    def _want_replaced(self, action: Rename, replaced: int, dirfd: int) -> None:
         try:
             self.work.home.lstat(dirfd, action.target[1])
         except FileNotFoundError:
-            raise Inconsistent(self.work.path(action.target), "is missing") from None
+            if not is_elsewhere(self.work, action.target, replaced):
+                raise Inconsistent(
+                    self.work.path(action.target), "is missing", missing=True
+                ) from None
 
     def _renamed_before(self, action: Rename, dirfd: int) -> Done:
         """In doubt, and gone from its old name: it is at the new one, or a later action of the

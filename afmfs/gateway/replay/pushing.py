@@ -214,7 +214,7 @@ class Pusher:
     def check(self, action: Push) -> None:
         """Inconsistent unless home still holds the version that is known (stamp-before-mark).
         Not for what is in doubt."""
-        work = self.work
+        work, missing = self.work, None
         for place in work.locator.places(action.ino):
             try:
                 st = work.home.lstat_anew(work.directory(place[0]), place[1])
@@ -223,9 +223,8 @@ class Pusher:
                     return
                 fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
             except FileNotFoundError as exc:
-                if work.view.is_lost(action.ino) or self._is_going(action):
-                    return
-                raise work.trouble(exc, place, Verb.READ) from exc
+                missing = work.trouble(exc, place, Verb.READ)
+                continue  # a home without hard links has one of the names
             except OSError as exc:
                 raise work.trouble(exc, place, Verb.READ) from exc
             try:
@@ -233,6 +232,8 @@ class Pusher:
             finally:
                 work.home.close_file(fd)
             return
+        if missing and not (work.view.is_lost(action.ino) or self._is_going(action)):
+            raise missing
 
     def _is_going(self, action: Push) -> bool:
         """Whether the object was removed here while a job ran, which may have moved home's aside

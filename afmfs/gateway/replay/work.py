@@ -19,6 +19,7 @@ from afmfs.gateway.home.trouble import (
     Unrepresentable,
     Verb,
     classify,
+    is_bad_name,
 )
 from afmfs.gateway.home.walk import Path
 from afmfs.gateway.state.journal import Journal
@@ -78,6 +79,7 @@ class Work:
     forgiving: int = 0  # of entries up to here, what they take away may never have come to home
     rows: dict[int, Row] = field(default_factory=dict)
     touched: set[int] = field(default_factory=set)  # directories whose times are to be set
+    changed: set[int] = field(default_factory=set)  # more names in these than the actions tell
     opened_up: set[int] = field(default_factory=set)  # directories that we may write only for now
 
     def directory(self, ino: int) -> int:
@@ -115,6 +117,12 @@ class Work:
 
     def trouble_of_directory(self, exc: OSError, path: Path) -> Trouble:
         return classify(exc, b"/".join(path), Verb.ATTR, properties=self.home.properties)
+
+    def is_missing(self, trouble: MayEnd | Inconsistent) -> bool:
+        """Whether it says that there is nothing: home may not even know such names."""
+        if isinstance(trouble, Inconsistent):
+            return trouble.missing
+        return is_bad_name(trouble.errno, self.home.properties)
 
     def note(self, exc: OSError, place: Place | None, verb: Verb) -> int:
         """The errno of something that home can't hold and can do without; else raises."""

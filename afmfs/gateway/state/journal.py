@@ -22,7 +22,16 @@ from typing import Any, NamedTuple
 
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.state.journal_file import TURN, Known, last_outcome, log_limit, open_file
-from afmfs.model.outcome import ADOPTED, DONE, DROPPED, LOST, NULLED, RESYNCED, UNREPRESENTABLE
+from afmfs.model.outcome import (
+    ADOPTED,
+    DONE,
+    DROPPED,
+    LOST,
+    NULLED,
+    RESYNCED,
+    UNLINKED,
+    UNREPRESENTABLE,
+)
 
 __all__ = ["ADOPTED", "DONE", "DROPPED", "LOST", "NULLED", "RESYNCED", "UNREPRESENTABLE"]
 
@@ -100,7 +109,7 @@ class Journal:
         self._executed[outcome.id] = seq
         if outcome.stamp is not None:
             self._stamps[outcome.ino] = seq, outcome.stamp
-        if outcome.result == UNREPRESENTABLE and outcome.stamp is None:
+        if outcome.result in (UNREPRESENTABLE, UNLINKED) and outcome.stamp is None:
             self._unheld[outcome.ino] = outcome.errno or errno.EINVAL
 
     # -- questions -------------------------------------------------------------------------------
