@@ -304,18 +304,28 @@ class FakeMount:
         rows = reader.execute("SELECT * FROM outcome WHERE seq>?", (self.retired_seq,)).fetchall()
         reader.close()
         for seq, entry, ino, size, mtime, home_ino, result, code in rows:
-            self.db.execute("DELETE FROM queue WHERE id=?", (entry,))
+            gone = self.db.execute("DELETE FROM queue WHERE id=? RETURNING op", (entry,)).fetchone()
             if mtime is not None:
                 self.update(ino, home_size=size, home_mtime=mtime, home_ino=home_ino)
             self.db.execute(
                 "UPDATE inode SET retired=max(retired, ?) WHERE ino=?", (entry or 0, ino)
             )
-            if result == "unrepresentable":
-                self.db.execute(
-                    "INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", (ino, 1, code)
-                )
+            self._note_refusal(ino, gone[0] if gone else None, result, code)
             self.retired_seq = seq
         self.gateway.receive({"type": "forget", "seq": self.retired_seq})
+
+    def _note_refusal(self, ino: int, op: int | None, result: str, code: int | None) -> None:
+        """What home can't hold: of an entry, or (None) of what a job says of an inode."""
+        if op is None and code is None and result != "lost":
+            self.db.execute("DELETE FROM unrepresentable WHERE ino=?", (ino,))
+        if op is None:
+            ops = {"unrepresentable": Op.MAKE, "unlinked": Op.LINK}
+            op = int(ops.get(result, Op.ATTR)) if code is not None else None
+        elif result != "unrepresentable":
+            op = None
+        if op is not None:
+            row = (ino, op, code)
+            self.db.execute("INSERT OR REPLACE INTO unrepresentable VALUES (?,?,?)", row)
 
     def pending(self) -> list[int]:
         return [i for (i,) in self.db.execute("SELECT id FROM queue ORDER BY id")]

@@ -235,16 +235,21 @@ def test_a_resync_says_that_a_name_is_not_at_home(mount: FakeMount) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("renamed", [False, True])
 def test_a_resync_makes_a_new_file_in_its_place(
-    mount: FakeMount, cached: bool, monkeypatch: pytest.MonkeyPatch
+    mount: FakeMount, cached: bool, renamed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was made here takes the name, and what only home has goes to the other one; no number
     of an inode tells where it is."""
     numbers_tell_nothing(monkeypatch)
     ino = mount.adopt(b"a", cached=cached)
     mount.link(ino, b"b")
-    mount.make(b"x", b"new")
-    mount.rename(b"x", b"a")
+    if renamed:
+        mount.make(b"x", b"new")
+        mount.rename(b"x", b"a")
+    else:
+        mount.remove(b"a")
+        mount.make(b"a", b"new")
     told = run_job(mount)
     assert tree(mount) == {"a": b"new", "b": DATA}
     assert (ino, "lost") not in told

@@ -11,8 +11,8 @@ import os
 import stat
 
 from afmfs.gateway.home import xattrs
-from afmfs.gateway.home.stamp import take
-from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Verb
+from afmfs.gateway.home.stamp import Stamp, take
+from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
 from afmfs.gateway.replay.work import NOTHING, Contradicted, Done, Failed, Work, want_kind
 from afmfs.gateway.state.transfer import BlobError, push, require_blob
 from afmfs.gateway.state.versions import adoptable, is_known, is_newest, may_be_ours
@@ -112,6 +112,9 @@ class Pusher:
                 row = self._write(action, row, fd, st, place)
                 attr = action.content.attr or forced or bool(row.mode & _SET_ID)
                 done = self._settle(fd, row, action.content.xattrs, place, attr=attr)
+            except Unrepresentable as trouble:  # as large as this; it is there as far as it goes
+                stable = work.home.properties.stable_inodes
+                done = Done(take(os.fstat(fd), stable_inodes=stable), trouble.errno)
             finally:
                 self.close(fd, place)
         except MayEnd as trouble:
@@ -269,7 +272,9 @@ class Pusher:
         if action.kind == stat.S_IFDIR:
             work.touched.add(action.ino)
         if action.ino == ROOT:
-            return Done(None, self._push_root(action.content, row))
+            noted = self._push_root(action.content, row)
+            found = os.fstat(work.home.readable)
+            return Done(None if noted is None else self._version(row, found), noted)
         missing = None
         for place in work.locator.places(action.ino):
             try:
@@ -282,12 +287,19 @@ class Pusher:
                 raise work.trouble(exc, place, Verb.READ) from exc
             want_kind(st, action.kind, work.path(place))
             try:
-                return Done(None, self.dress(action.content, row, (dirfd, name), place, st))
+                noted = self.dress(action.content, row, (dirfd, name), place, st)
             except MayEnd as trouble:
                 raise Failed(trouble, False) from trouble
+            # What home can't hold is an attribute: the version says that it has the object.
+            return Done(None if noted is None else self._version(row, st), noted)
         if missing is None or work.view.is_lost(action.ino):
             return NOTHING
         raise missing
+
+    def _version(self, row: Row, st: os.stat_result) -> Stamp:
+        """Of what is no file, and has not changed but for its attributes."""
+        stamp = take(st, stable_inodes=self.work.home.properties.stable_inodes)
+        return stamp if stat.S_ISDIR(row.mode) else stamp._replace(mtime=row.mtime)
 
     def dress(
         self,
