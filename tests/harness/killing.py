@@ -7,6 +7,7 @@ program can be killed at every one of its steps, and at the same one again.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import gc
 import os
@@ -182,15 +183,36 @@ def mortal() -> Iterator[None]:
             lambda args: None if args.exc_type is Killed else before(args),
         )
         yield
-        Doom.now = None
+        Doom.now, Refusals.names = None, frozenset()
 
 
 def _stepping(call: Callable[..., Any]) -> Callable[..., Any]:
+    changes_names = call.__name__ in _OF_NAMES
+
     def stepped(*words: Any, **named: Any) -> Any:
         step()
+        if changes_names:
+            Refusals.check(words)
         return call(*words, **named)
 
     return stepped
+
+
+_OF_NAMES = ("mkdir", "rmdir", "unlink", "link", "symlink", "mknod", "rename", "renameat2")
+
+
+class Refusals:
+    """What home refuses: to make, move or remove anything of some names."""
+
+    names: frozenset[bytes] = frozenset()
+    code = errno.ENOSPC
+
+    @classmethod
+    def check(cls, words: tuple[Any, ...]) -> None:
+        if not (cls.names and threading.current_thread().name.startswith(COUNTED)):
+            return
+        if any(isinstance(word, bytes) and word in cls.names for word in words):
+            raise OSError(cls.code, os.strerror(cls.code))
 
 
 @contextmanager

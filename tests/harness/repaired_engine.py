@@ -6,7 +6,7 @@ import faulthandler
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from afmfs.cache.home import link
 from afmfs.errors import Refused
 from afmfs.gateway import gateway
 from afmfs.gateway.home import contact
-from afmfs.gateway.replay import replay
+from afmfs.gateway.replay import backoff, replay
 from afmfs.model.states import State
 from tests.harness.engine import Engine
 from tests.harness.files import EngineFiles
-from tests.harness.killing import Doom, MortalGateway, mortal
+from tests.harness.killing import Doom, MortalGateway, Refusals, mortal
 from tests.harness.repair_machine import AWAY, CRASH, KILL, Blow
 
 OPTIONS = (
@@ -51,6 +51,7 @@ def hurried() -> Iterator[None]:
         patch.setattr(contact, "PROBE_S", 0.2)
         patch.setattr(replay, "BREAKS_S", (0.0, 0.01))
         patch.setattr(link, "RESTART_S", (0.0,))
+        patch.setattr(backoff, "BACK_OFF_S", 300.0)  # only what is resumed is tried again
         patch.setattr(gateway, "TICK_S", 0.05)
         patch.setattr(life, "LATER_MOUNT_S", 0.3)
         yield
@@ -100,7 +101,32 @@ class RepairedEngine:
     # -- work ------------------------------------------------------------------------------------
 
     def flush(self, hit: list[Blow]) -> None:
-        self._run(self._ask_flush, lambda: not self._pending or bool(self._changed), hit)
+        self._run(self._ask_flush, self._flushed, hit)
+        self.rest()
+
+    def _flushed(self) -> bool:
+        return not self._pending or bool(self._changed) or self._is_stuck()
+
+    def _is_stuck(self) -> bool:
+        """Whether home refuses all that is left."""
+
+        async def stuck() -> bool:
+            status = self._fileset.status()
+            return bool(status.requeued) and status.settled_through >= status.last_entry
+
+        return bool(Refusals.names) and self.engine.call(stuck)
+
+    def refuse(self, names: Iterable[bytes], code: int) -> None:
+        Refusals.names, Refusals.code = frozenset(names), code
+
+    def permit(self) -> None:
+        Refusals.names = frozenset()
+
+        async def resume() -> None:  # in any state
+            self._fileset._link.post({"type": "resume"})
+
+        self.engine.call(resume)
+        self._await(self._idle, "done")
         self.rest()
 
     def _ask_flush(self) -> None:
@@ -149,7 +175,9 @@ class RepairedEngine:
         """Whether there is no job; asked where nothing comes between two questions."""
 
         async def idle() -> bool:
-            return self._fileset.jobs.current is None and also()
+            job = self._fileset.status().job
+            waits = job is not None and job.phase == "waiting" and bool(Refusals.names)
+            return (self._fileset.jobs.current is None or waits) and also()
 
         return self.engine.call(idle)
 
