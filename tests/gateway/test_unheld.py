@@ -13,7 +13,7 @@ import pytest
 
 from afmfs.gateway.home import xattrs
 from afmfs.gateway.home.home import Home
-from afmfs.model.entry import Op
+from afmfs.model.entry import ROOT, Op
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
 DATA = bytes([1]) * BLOCK + bytes([2]) * BLOCK
@@ -42,6 +42,24 @@ def resume(mount: FakeMount) -> None:
     assert mount.gateway is not None
     mount.gateway.receive({"type": "resume"})
     mount.settle()
+
+
+def run_job(mount: FakeMount, number: int) -> None:
+    """The resync that follows an inconsistency; then the replay goes on."""
+    assert mount.gateway is not None
+    receive = mount.gateway.receive
+    receive({"type": "run", "stopped": False, "needs_resync": True})
+    record = {"id": number, "kind": "resync", "bound": mount.next_id - 1}
+    receive({"type": "job", "job": record})
+    mount.await_message("progress", id=number, phase="done")
+    mount.retire()
+    receive({"type": "job_taken", "id": number})
+    receive({"type": "run", "stopped": False, "needs_resync": False})
+    mount.settle()
+
+
+def contradictions(mount: FakeMount) -> int:
+    return sum(message["type"] == "inconsistent" for message in mount.log)
 
 
 class Full:
@@ -151,3 +169,149 @@ def test_a_file_that_grows_beyond_what_home_can_hold(
     assert mount.pending() == []
     assert [m for m in mount.log if m["type"] == "inconsistent"] == []
     assert (mount.home / "f").read_bytes()[:4] == b"more"
+
+
+# -- names that home can't hold, and may hold later ------------------------------------------------
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_file_gets_a_name_that_home_can_hold(mount: FakeMount, linked: bool) -> None:
+    ino = mount.make(BAD, DATA)
+    mount.start()
+    mount.settle()
+    assert mount.pending() == []
+    assert unheld(mount)[0] == (ino, Op.MAKE)
+    if linked:
+        mount.link(ino, b"good")
+    else:
+        mount.rename(BAD, b"good")
+    flush(mount)
+    mount.await_message("inconsistent", path="good")
+    run_job(mount, 3)
+    assert (mount.home / "good").read_bytes() == DATA
+    assert [op for _, op in unheld(mount)] == ([Op.LINK] if linked else [])
+    mount.write(ino, 0, b"more")
+    mount.rename(b"good", b"better")
+    mount.settle()
+    assert mount.pending() == []
+    assert contradictions(mount) == 1
+    assert (mount.home / "better").read_bytes() == b"more" + DATA[4:]
+
+
+@pytest.mark.parametrize("out", [False, True])
+def test_a_directory_gets_a_name_that_home_can_hold(mount: FakeMount, out: bool) -> None:
+    """Or a file is moved out of it."""
+    bad = mount.mkdir(BAD)
+    mount.make(b"f", DATA, parent=bad)
+    mount.start()
+    mount.settle()
+    assert mount.pending() == []
+    if out:
+        mount.rename(b"f", b"good", bad, ROOT)
+    else:
+        mount.rename(BAD, b"good")
+    flush(mount)
+    mount.await_message("inconsistent", path="good")
+    run_job(mount, 3)
+    assert (mount.home / ("good" if out else "good/f")).read_bytes() == DATA
+    assert mount.pending() == []
+    assert contradictions(mount) == 1
+
+
+def test_a_new_name_that_home_can_not_hold_either(mount: FakeMount) -> None:
+    """It is found out without a resync, and once for each rename with one."""
+    ino = mount.make(BAD, DATA)
+    mount.start()
+    mount.settle()
+    mount.rename(BAD, b"y" * 256)
+    mount.settle()
+    assert contradictions(mount) == 0
+    run_job(mount, 3)
+    assert mount.pending() == []
+    assert contradictions(mount) == 0
+    assert (ino, Op.MAKE) in unheld(mount)
+    assert list(mount.home.glob("*")) == [mount.home / ".afm"]
+
+
+def test_what_home_can_not_hold_under_any_name(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rename of it is no reason for a resync."""
+
+    def mknod(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Home, "mknod", mknod)
+    mount.make(b"fifo", mode=stat.S_IFIFO | 0o600)
+    mount.start()
+    mount.settle()
+    mount.rename(b"fifo", b"other")
+    mount.settle()
+    assert mount.pending() == []
+    assert contradictions(mount) == 0
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_file_in_the_place_of_what_home_can_not_hold(
+    mount: FakeMount, swapped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is there to be replaced, or to be swapped with: the file comes there all the same."""
+
+    def mknod(*_: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Home, "mknod", mknod)
+    (mount.home / "f").write_bytes(DATA)
+    mount.adopt(b"f")
+    mount.make(b"fifo", mode=stat.S_IFIFO | 0o600)
+    mount.start()
+    mount.settle()
+    if swapped:
+        mount.exchange(b"f", b"fifo")
+        flush(mount)
+        mount.await_message("inconsistent")
+        run_job(mount, 3)
+    else:
+        mount.rename(b"f", b"fifo")
+        mount.settle()
+    assert mount.pending() == []
+    assert (mount.home / "fifo").read_bytes() == DATA
+    assert not (mount.home / "f").exists()
+
+
+def test_a_full_home_below_a_directory_that_had_a_bad_name(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mount.home / "d").mkdir()
+    ino = mount.adopt(b"d")
+    mount.start()
+    mount.rename(b"d", BAD)
+    mount.settle()
+    assert unheld(mount) == [(ino, Op.RENAME)]
+    mount.rename(BAD, b"d")
+    flush(mount)
+    mount.await_message("inconsistent", path="d")
+    run_job(mount, 3)
+    assert unheld(mount) == []
+    assert mount.gateway is not None
+    assert mount.gateway._engine is not None
+    assert mount.gateway._engine.journal.unheld(ino) is None
+    home = Full(monkeypatch)
+    mount.make(b"f", DATA, parent=ino)
+    mount.settle()
+    assert mount.pending() != []
+    home.full = False
+    resume(mount)
+    assert (mount.home / "d/f").read_bytes() == DATA
+    assert contradictions(mount) == 1
+
+
+def test_a_resync_of_a_rename_to_a_bad_name(mount: FakeMount) -> None:
+    (mount.home / "f").write_bytes(DATA)
+    mount.adopt(b"f", cached=True)
+    mount.start(needs_resync=True)
+    mount.await_message("connected")
+    mount.rename(b"f", BAD)
+    run_job(mount, 3)
+    assert mount.pending() == []
+    assert (mount.home / "f").read_bytes() == DATA

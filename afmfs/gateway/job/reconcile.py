@@ -188,11 +188,13 @@ class Reconciler:
         return Outcome(0, due.ino, stamp, result, done.unrepresentable)
 
     def _agreed(self, ino: int) -> Stamp | None:
-        """The version that home has, where the cache does not know it."""
+        """The version that home has, where the cache does not know it, or that it is there."""
         case = self._cases.get(ino)
         if case is None or case.names[0].st is None:
             return None
-        if self._job.kind is Kind.FAILOVER or self.work.view.is_lost(ino):
+        view, journal = self.work.view, self.work.journal
+        known = not (view.is_lost(ino) or view.unheld(ino) or journal.unheld(ino))
+        if self._job.kind is Kind.FAILOVER or not known:
             return self._examiner.stamp(case.names[0].st)
         return None
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Callable, Iterable
 
 from afmfs.gateway.home.stamp import Stamp, take
-from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Verb
+from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unrepresentable, Verb
 from afmfs.gateway.job.concerned import Claims
 from afmfs.gateway.job.meant import Meant
 from afmfs.gateway.job.priority import Aside
@@ -66,6 +66,8 @@ class Settler:
                 self._keep_replaced(action.place, action.replaces)
         except Inconsistent as trouble:
             log.info("%s: %s, as good as done", os.fsdecode(trouble.path), trouble.reason)
+        except Unrepresentable as trouble:
+            log.info("%s: home can't hold it: %s", action, trouble.what)
         except MayEnd as trouble:
             raise Failed(trouble, partial=False) from trouble
         self.work.touched.update(parent for parent, _ in action.places)

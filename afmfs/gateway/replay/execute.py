@@ -128,8 +128,6 @@ class Execution:
         self.work.pulse()
 
     def _fail(self, action: NameAction | Push, failed: Failed) -> None:
-        if not failed.partial and self._never_held(action, failed.trouble):
-            return
         with self._lock:
             self.result.failed.append((action, failed))
             if isinstance(action, Push):
@@ -139,17 +137,17 @@ class Execution:
             self._skipped |= self._dependence.fail(action)
 
     def _contradict(self, action: NameAction | Push, contradicted: Contradicted) -> None:
-        if self._never_held(action, contradicted.trouble):
+        if contradicted.trouble.missing and self._never_held(action):
             return
         with self._lock:
             if self.result.inconsistent is None:
                 self.result.inconsistent = contradicted.trouble
                 self.result.broken = action if contradicted.partial else None
 
-    def _never_held(self, action: NameAction | Push, trouble: MayEnd | Inconsistent) -> bool:
-        """Whether something isn't there, and home could never hold what the action is about: no
-        wonder. Any other trouble says nothing of that: a full home, say, may have room again."""
-        code = self.work.never_held(action) if self.work.is_missing(trouble) else None
+    def _never_held(self, action: NameAction | Push) -> bool:
+        """Whether home could never hold what the action is about: no wonder that it isn't there.
+        Any other trouble says nothing of that: a full home, say, may have room again."""
+        code = self.work.never_held(action)
         if code is not None:
             self.result.done.append((action, self.work.finish(action, Done(None, code))))
         return code is not None

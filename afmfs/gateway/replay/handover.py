@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 
-from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Verb, is_bad_name
+from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Verb
 from afmfs.gateway.replay.work import Work
 from afmfs.gateway.state.versions import is_known
 from afmfs.model.action import Place
@@ -78,7 +78,7 @@ def _sort(work: Work, others: list[Place]) -> tuple[list[Place], list[os.stat_re
 def _want_missing(work: Work, exc: OSError, place: Place) -> None:
     """Raises unless the error says that the name, or its directory, is not at home."""
     trouble = work.trouble(exc, place, Verb.READ)
-    if not (isinstance(trouble, Inconsistent) or is_bad_name(exc.errno, work.home.properties)):
+    if not isinstance(trouble, Inconsistent):
         raise trouble from exc
 
 

@@ -45,6 +45,7 @@ class Namer:
         touched.add(action.target[0])
         if isinstance(action, Rename):
             return self._rename(action)
+        self._want_both(action)
         return self.exchanger.execute(action)
 
     # -- new objects -----------------------------------------------------------------------------
@@ -163,10 +164,11 @@ class Namer:
         try:
             try:
                 source = self._source(action)
-            except FileNotFoundError:
+            except FileNotFoundError as exc:
                 if work.view.is_lost(action.ino):
                     return work.finish(action, NOTHING)
-                raise
+                work.want_made(action, place)
+                raise work.trouble(exc, place, Verb.READ) from exc
             try:
                 home.link(*source, work.directory(place[0]), place[1])
             except FileExistsError:
@@ -185,8 +187,10 @@ class Namer:
                 dirfd = work.directory(parent)
                 want_kind(work.look(dirfd, name), action.kind, work.path((parent, name)))
                 return dirfd, name
-            except FileNotFoundError as exc:
-                missing = exc
+            except OSError as exc:
+                if not work.is_absent(exc):
+                    raise
+                missing = FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         raise missing
 
     def _link_again(self, action: Link, source: tuple[int, bytes]) -> None:
@@ -234,8 +238,8 @@ class Namer:
     def _rename(self, action: Rename) -> Done:
         work, home, place = self.work, self.work.home, action.place
         try:
-            dirfd, dirfd2 = work.directory(place[0]), work.directory(action.target[0])
-            if not self._found(action, dirfd):
+            dirfd, dirfd2 = self._found(action), work.directory(action.target[0])
+            if dirfd is None:
                 return self._renamed_before(action, dirfd2)
             if action.replaces is not None and not work.may_be_gone(action):
                 self._want_replaced(action, action.replaces, dirfd2)
@@ -255,6 +259,14 @@ class Namer:
         except OSError as exc:
             raise self._failed(action, exc, Verb.MOVE) from exc
 
+    def _want_both(self, action: Exchange) -> None:
+        """Inconsistent where home could never hold one of the two: a resync moves the other."""
+        sides = (action.ino, action.place), (action.other, action.target)
+        lacking = [place for ino, place in sides if self.work.lacks(ino, place)]
+        if len(lacking) == 1:
+            reason = "home could never hold what is swapped with another"
+            raise Inconsistent(self.work.path(lacking[0]), reason)
+
     def _want_gone(self, action: Rename | Remove, dirfd: int, exc: OSError, verb: Verb) -> None:
         """After an error, raises unless the name is gone all the same: what goes on meanwhile would
         miss it. HomeAway where that stays open of a move: what is below would be missed as well."""
@@ -272,28 +284,31 @@ class Namer:
                 raise gone(os.fsdecode(self.work.path(action.place)), again.errno) from exc
         raise trouble from exc
 
-    def _found(self, action: Rename, dirfd: int) -> bool:
-        """Whether what is to be moved is at its old name; False only where it may be gone."""
+    def _found(self, action: Rename) -> int | None:
+        """The directory in which what is to be moved is; None only where it may be gone."""
         work, place = self.work, action.place
         try:
+            dirfd = work.directory(place[0])
             st = work.look(dirfd, place[1])
-        except FileNotFoundError:
+        except OSError as exc:
+            if not work.is_absent(exc):
+                raise
+            work.want_made(action, action.target)
             # What it was to replace must go all the same: then a resync sees to it.
             lost = action.replaces is None and work.view.is_lost(action.ino)
             if lost or work.may_be_gone(action):
-                return False
-            raise
+                return None
+            raise work.trouble(exc, place, Verb.READ) from exc
         want_kind(st, action.kind, work.path(place))
-        return True
+        return dirfd
 
     def _want_replaced(self, action: Rename, replaced: int, dirfd: int) -> None:
+        work, target = self.work, action.target
         try:
-            self.work.home.lstat(dirfd, action.target[1])
+            work.home.lstat(dirfd, target[1])
         except FileNotFoundError:
-            if not is_elsewhere(self.work, action.target, replaced):
-                raise Inconsistent(
-                    self.work.path(action.target), "is missing", missing=True
-                ) from None
+            if not (work.lacks(replaced, target) or is_elsewhere(work, target, replaced)):
+                raise Inconsistent(work.path(target), "is missing", missing=True) from None
 
     def _renamed_before(self, action: Rename, dirfd: int) -> Done:
         """In doubt, and gone from its old name: it is at the new one, or a later action of the

@@ -168,10 +168,10 @@ class Pusher:
                 except PermissionError:
                     self._open_up(dirfd, place[1])
                     return *self._open_at(action.ino, dirfd, place[1], flags), place, True
-            except FileNotFoundError as exc:
-                missing = work.trouble(exc, place, Verb.READ)
             except OSError as exc:
-                raise work.trouble(exc, place, Verb.READ) from exc
+                missing = work.trouble(exc, place, Verb.READ)
+                if not work.is_absent(exc):
+                    raise missing from exc
         if missing is None:
             return None
         if not work.view.is_lost(action.ino):
@@ -225,11 +225,11 @@ class Pusher:
                 if action.kind != stat.S_IFREG or self._known(action.ino, st):
                     return
                 fd, _ = work.home.open_file(work.directory(place[0]), place[1], os.O_RDONLY)
-            except FileNotFoundError as exc:
-                missing = work.trouble(exc, place, Verb.READ)
-                continue  # a home without hard links has one of the names
             except OSError as exc:
-                raise work.trouble(exc, place, Verb.READ) from exc
+                missing = work.trouble(exc, place, Verb.READ)
+                if not work.is_absent(exc):
+                    raise missing from exc
+                continue  # a home without hard links has one of the names
             try:
                 self._compare(action.ino, fd, st, place)
             finally:
@@ -280,11 +280,11 @@ class Pusher:
             try:
                 dirfd, name = work.directory(place[0]), place[1]
                 st = work.home.lstat(dirfd, name)
-            except FileNotFoundError as exc:
-                missing = work.trouble(exc, place, Verb.READ)
-                continue
             except OSError as exc:
-                raise work.trouble(exc, place, Verb.READ) from exc
+                missing = work.trouble(exc, place, Verb.READ)
+                if not work.is_absent(exc):
+                    raise missing from exc
+                continue
             want_kind(st, action.kind, work.path(place))
             try:
                 noted = self.dress(action.content, row, (dirfd, name), place, st)

@@ -26,7 +26,7 @@ from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.state.locate import Locator
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import Row, View
-from afmfs.model.action import Action, NameAction, Place, Push, Rename
+from afmfs.model.action import Action, Link, NameAction, Place, Push, Rename
 from afmfs.model.entry import ROOT, UNLINKED
 
 
@@ -39,6 +39,9 @@ class Done(NamedTuple):
 
 NOTHING = Done()
 
+
+_LOOKS = frozenset({Verb.READ, Verb.REMOVE})
+"""What is only done to a name that is there."""
 
 FORGIVING = "forgiving"
 """Where the journal keeps the last entry that was queued while a job ran."""
@@ -107,7 +110,13 @@ class Work:
     def trouble(self, exc: OSError, place: Place | None, verb: Verb, kind: int = 0) -> Trouble:
         """What an error of a call to home means; for the caller to raise."""
         path, properties = self.path(place), self.home.properties
+        if verb in _LOOKS and is_bad_name(exc.errno, properties):
+            return Inconsistent(path, os.strerror(exc.errno or 0), missing=True)
         return self.judge(classify(exc, path, verb, kind=kind, properties=properties))
+
+    def is_absent(self, exc: OSError) -> bool:
+        """Whether what was looked for is not there: also where home can't have such a name."""
+        return isinstance(exc, FileNotFoundError) or is_bad_name(exc.errno, self.home.properties)
 
     def refused(self, action: Action, trouble: MayEnd) -> Failed:
         """Of what is one call: not executed, as a rule. What an error leaves open is in doubt; but
@@ -117,12 +126,6 @@ class Work:
 
     def trouble_of_directory(self, exc: OSError, path: Path) -> Trouble:
         return classify(exc, b"/".join(path), Verb.ATTR, properties=self.home.properties)
-
-    def is_missing(self, trouble: MayEnd | Inconsistent) -> bool:
-        """Whether it says that there is nothing: home may not even know such names."""
-        if isinstance(trouble, Inconsistent):
-            return trouble.missing
-        return is_bad_name(trouble.errno, self.home.properties)
 
     def note(self, exc: OSError, place: Place | None, verb: Verb) -> int:
         """The errno of something that home can't hold and can do without; else raises."""
@@ -149,6 +152,31 @@ class Work:
             if found is not None:
                 return found
         return None
+
+    def lacks(self, ino: int, place: Place) -> bool:
+        """Whether home could never hold the inode, and has nothing in its place."""
+        if self._never_held(ino) is None:
+            return False
+        try:
+            self.look(self.directory(place[0]), place[1])
+        except OSError as exc:
+            return self.is_absent(exc)
+        return False
+
+    def want_made(self, action: Rename | Link, target: Place) -> None:
+        """Inconsistent where what gets a name is not at home because of names that home can't hold,
+        and home may hold it under this one: a resync makes it there, or finds that it can't."""
+        properties, code = self.home.properties, self._never_held(action.ino)
+        if code is None or not is_bad_name(code, properties) or not properties.holds(action.kind):
+            return
+        if self._never_held(target[0]) is not None:
+            return
+        try:
+            self.look(self.directory(target[0]), target[1])
+        except OSError as exc:
+            if is_bad_name(exc.errno, properties):
+                return
+        raise Inconsistent(self.path(target), "home may hold it under this name, and has not yet")
 
     def _never_held(self, ino: int) -> int | None:
         seen: set[int] = set()

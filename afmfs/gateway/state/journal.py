@@ -88,7 +88,7 @@ class Journal:
         self._outcomes: dict[int, Outcome] = {}  # by seq, ascending
         self._executed: dict[int, int] = {}  # entry -> seq
         self._stamps: dict[int, tuple[int, Stamp]] = {}  # inode -> its newest (seq, stamp)
-        self._unheld: dict[int, int] = {}  # inode -> errno; kept after it is forgotten
+        self._unheld: dict[int, int] = {}  # inode -> errno; until a job's outcome says otherwise
         for seq, *row in self._db.execute(
             "SELECT seq, id, ino, home_size, home_mtime, home_ino, result, errno FROM outcome"
             " ORDER BY seq"
@@ -111,6 +111,8 @@ class Journal:
             self._stamps[outcome.ino] = seq, outcome.stamp
         if outcome.result in (UNREPRESENTABLE, UNLINKED) and outcome.stamp is None:
             self._unheld[outcome.ino] = outcome.errno or errno.EINVAL
+        elif not outcome.id and outcome.errno is None and outcome.result != LOST:
+            self._unheld.pop(outcome.ino, None)  # a job has found it there, or brought it there
 
     # -- questions -------------------------------------------------------------------------------
 
