@@ -105,7 +105,7 @@ class Jobs:
         job = priority.job
         if job is None or priority.phase == DONE:
             return False
-        if priority.phase == WAITING and is_early(priority.next_try() or 0, time.time_ns()):
+        if self._is_early(time.time_ns()):
             return False
         try:
             self._step(job)
@@ -113,6 +113,12 @@ class Jobs:
             time.sleep(NO_POINT_S)
         self.tell()
         return True
+
+    def _is_early(self, now_ns: int) -> bool:
+        if self._priority.phase == SETTLING:
+            return self._settling.is_early(now_ns)
+        waits = self._priority.phase == WAITING
+        return waits and is_early(self._priority.next_try() or 0, now_ns)
 
     def _step(self, job: Job) -> None:
         priority = self._priority

@@ -11,15 +11,19 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from afmfs.gateway.replay.backoff import MOST_NS
+from afmfs.gateway.replay.exchange import half_done
 from afmfs.gateway.state.journal import Journal, Outcome
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
 from afmfs.model.ranges import Ranges
 from afmfs.model.resync import Do, Job, Kind
+
+_AGAIN_NS = 10**9
 
 COLLECTING, SETTLING, SEEKING = "collecting", "settling", "seeking"
 PLANNING, PUSHING, WAITING, DONE = "planning", "pushing", "waiting", "done"
@@ -259,8 +263,11 @@ class Priority:
         ]
 
     def next_try(self) -> int | None:
-        """When the first of the requeued rows is due."""
+        """When the first of the requeued rows is due; not as long as an exchange stands half done,
+        under whose names they might be looked for: it is seen every second whether it does."""
         found: int | None = self._journal.query("SELECT min(next_try_ns) FROM priority")[0][0]
+        if (self.active or found is not None) and half_done(self._journal):
+            return max(found or 0, time.time_ns() + _AGAIN_NS)
         return found
 
     def resume(self) -> None:

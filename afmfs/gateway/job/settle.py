@@ -20,7 +20,7 @@ from afmfs.gateway.job.meant import Meant
 from afmfs.gateway.job.priority import Aside
 from afmfs.gateway.job.way import way_to
 from afmfs.gateway.replay.exchange import Exchanger
-from afmfs.gateway.replay.work import Failed, Work
+from afmfs.gateway.replay.work import Contradicted, Failed, Work
 from afmfs.gateway.trash.book import move_aside
 from afmfs.model.action import Exchange, Link, Make, NameAction, Place, Remove, Rename
 from afmfs.model.resync import IN_THE_WAY, REMOVED, Job
@@ -69,7 +69,8 @@ class Settler:
         except Unrepresentable as trouble:
             log.info("%s: home can't hold it: %s", action, trouble.what)
         except MayEnd as trouble:
-            raise Failed(trouble, partial=False) from trouble
+            # An exchange that can't be looked for may be done, in part or wholly.
+            raise Failed(trouble, partial=isinstance(action, Exchange)) from trouble
         self.work.touched.update(parent for parent, _ in action.places)
         self.work.progress.finish(action.ids, action.ino, None)
         if isinstance(action, Exchange) or stat.S_ISDIR(action.kind):
@@ -178,10 +179,18 @@ class Settler:
             self.move(found, action.place, action.target, why)
 
     def _exchange(self, action: Exchange) -> None:
+        """What stands half done is finished first: of the two, neither is missing. Where home was
+        changed meanwhile, they go to their places in spite of it."""
+        try:
+            if not self._exchanger.go_on(action):
+                self._swap(action)
+        except Contradicted as found:
+            log.info("%s: half done, and %s", os.fsdecode(found.trouble.path), found.trouble.reason)
+            self._put_in_place(action)
+
+    def _swap(self, action: Exchange) -> None:
         """Where only one of the two is where it was, it goes to its new place all the same: left
         under its old name it would be nobody's, and what only home has of it lost."""
-        if self._job.careful and self._exchanger.go_on(action):
-            return
         one, two = self._lstat(action.place), self._lstat(action.target)
         here = self._is_at(action.ino, (one, action.place), (two, action.target))
         there = self._is_at(action.other, (two, action.target), (one, action.place))
@@ -193,6 +202,22 @@ class Settler:
         elif there and two is not None:
             self.move(two, action.target, action.place, IN_THE_WAY)
 
+    def _put_in_place(self, action: Exchange) -> None:
+        """Finish what is half done at a home where the steps left are in each other's way."""
+        exchanger, one, two = self._exchanger, self._lstat(action.place), self._lstat(action.target)
+        try:
+            moved = exchanger.has_moved_both(action)
+            moved = moved or (one is not None and self._meant.is_certain(action.other, one))
+            if not moved and self._is_at(action.other, (two, action.target), (one, action.place)):
+                assert two is not None
+                self.move(two, action.target, action.place, IN_THE_WAY)
+            first = self.work.home.lstat_anew(*exchanger.aside(action))
+        except FileNotFoundError:
+            return  # somebody has removed it
+        except OSError as exc:
+            raise self.work.trouble(exc, action.target, Verb.MOVE, action.kind) from exc
+        self._move(first, lambda: exchanger.aside(action), action.target, IN_THE_WAY)
+
     def _is_at(self, ino: int, here: _At, there: _At) -> bool:
         """Whether an inode is in the one place, and certainly not in the other."""
 
@@ -203,19 +228,29 @@ class Settler:
 
     def move(self, found: os.stat_result, place: Place, target: Place, why: str) -> None:
         """`why` what is in its new place goes aside."""
+        self._move(found, lambda: (self.work.directory(place[0]), place[1]), target, why)
+
+    def _move(
+        self,
+        found: os.stat_result,
+        source: Callable[[], tuple[int, bytes]],
+        target: Place,
+        why: str,
+    ) -> None:
         work, home = self.work, self.work.home
         there = self._lstat(target)
         try:
             if there is not None and self._same(there, found):
                 with work.progress.names.moving():
-                    home.unlink(work.directory(place[0]), place[1])
+                    home.unlink(*source())
                 return
             if there is not None:
                 self._aside(target, there, why)
             self._reach(target[0])
-            dirfd, dirfd2 = work.directory(place[0]), work.directory(target[0])
+            dirfd, name = source()
+            dirfd2 = work.directory(target[0])
             with work.progress.names.moving():
-                home.rename_new(dirfd, place[1], dirfd2, target[1])
+                home.rename_new(dirfd, name, dirfd2, target[1])
                 if stat.S_ISDIR(found.st_mode):
                     home.forget_directories()
                     work.locator.forget()

@@ -9,6 +9,8 @@ from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.job.concerned import Claims
 from afmfs.gateway.job.intents import Intents
 from afmfs.gateway.job.settle import Settler
+from afmfs.gateway.replay.backoff import is_early
+from afmfs.gateway.replay.exchange import half_done
 from afmfs.gateway.replay.execute import Directories
 from afmfs.gateway.replay.landing import requeued
 from afmfs.gateway.replay.steps import Steps
@@ -51,6 +53,23 @@ class Settling:
             self._claims = Claims(work)
         return self._claims
 
+    def is_early(self, now_ns: int) -> bool:
+        """Whether an exchange that home refuses to finish has to be waited for.
+
+        Nothing else is settled meanwhile, nor is anything planned: the two objects would be missed,
+        made anew or counted as lost, as would all that is below them, and what is moved into or out
+        of them is not known here. Rare as it is, the whole job waits.
+        """
+        waiting = self._steps.journal.requeued()
+        tries = [waiting[i].next_try_ns if i in waiting else 0 for i in self._half_done()]
+        return is_early(min(tries, default=0), now_ns)
+
+    def _half_done(self) -> list[int]:
+        """Those that wait longest first: one that is refused lets the others be tried."""
+        waiting = self._steps.journal.requeued()
+        todo = [i for i in half_done(self._steps.journal) if not self._steps.progress.executed(i)]
+        return sorted(todo, key=lambda i: waiting[i].next_try_ns if i in waiting else 0)
+
     def step(self, job: Job) -> bool:
         """Settle a batch; False if there is none. HomeAway, NoPoint: it is settled again."""
         entries = self._unsettled(job)
@@ -62,6 +81,7 @@ class Settling:
         steps, ids = self._steps, batch.ids
         with steps.contact.opened() as (connection, home):
             with steps.progress.replaying(home):
+                fresh = not any(map(steps.journal.in_flight, ids))
                 steps.journal.take_off(ids)  # in-flight-durable
                 steps.point()  # durable-before-batch
                 steps.progress.begin(ids, doubt=True)
@@ -70,24 +90,29 @@ class Settling:
             connection.check(home)
         steps.progress.end()
         steps.point()  # outcome-after-durable
-        refused = [one for exc, ids in settled.failed for one in requeued(ids, exc)]
+        before = steps.journal.requeued()
+        refused = [one for exc, its in settled.failed for one in requeued(its, exc, before)]
         left = {*settled.waiting, *(one.id for one in refused)}
         inos = {e.id: e.ino for e in entries}
         told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in settled.reached.items()]
         told += [Outcome(i, inos[i]) for i in ids if i not in left]
-        steps.land(told, refused, settled.waiting)
+        # What an earlier attempt may have done stays in doubt.
+        steps.land(told, refused, settled.waiting if fresh else ())
         return True
 
     def _unsettled(self, job: Job) -> list[Entry]:
-        """First the changes of a batch that was interrupted, by themselves, as it was cut. What
-        home refuses, and what waits for it, is left to the normal queue: a name that it is to free
-        may be another object's by now, and one that it is to make is not there yet."""
+        """First what stands half done, then the changes of a batch that was interrupted, by
+        themselves, as it was cut. What home refuses, and what waits for it, is left to the normal
+        queue: a name that it is to free may be another object's by now, and one that it is to make
+        is not there yet."""
         steps, refused = self._steps, self._steps.refused_names()
 
         def wanted(e: Entry) -> bool:
             due = e.id <= job.bound and e.op not in DATA_OPS
             return due and not steps.progress.executed(e.id)
 
+        if half := steps.view.entries(self._half_done()[:1]):
+            return half
         for ids in steps.journal.flights().values():
             entries = steps.view.entries(ids)
             gone = set(ids) - {e.id for e in entries}
@@ -137,6 +162,8 @@ class Settling:
             except Failed as exc:
                 settled.failed.append((exc, action.ids))
                 stopped |= dependence.fail(action)
+                if exc.partial:  # nobody knows where names lead: see `is_early`
+                    stopped.update(other.ids[0] for other in batch.names)
         self._intents.say(home, job)
         Directories(work).finish()
         return settled
