@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections import deque
 
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.exchange import half_done, where
 from afmfs.gateway.replay.landing import Landing
 from afmfs.gateway.replay.steps import Steps
 from afmfs.gateway.state.journal import DROPPED, Outcome
+
+_HALF_DONE = (
+    "home has done half of the exchange, and has one of the two in {}:"
+    " let it be finished (`queue` says what home refuses), with `resumeRequeued`"
+)
+"""Dropped, both would count as being where they were, and what home alone has of one as lost."""
 
 
 class Drops:
@@ -38,6 +45,8 @@ class Drops:
             return {"ok": False, "reason": "the entry is being executed, or may have been"}
         if not rows:
             return {"ok": False, "reason": "there is no such entry"}
+        if entry in half_done(journal):
+            return {"ok": False, "reason": _HALF_DONE.format(where(entry))}
         journal.land([Outcome(entry, rows[0].ino, None, DROPPED)])
         self._steps.progress.unmark([entry])
         self._steps.say_outcomes()
