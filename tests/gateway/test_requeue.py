@@ -451,3 +451,28 @@ def test_what_home_can_never_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert (home / "ok").exists()
     finally:
         mount.close()
+
+
+def test_what_is_asked_for_while_the_queue_is_looked_at(
+    refused: tuple[FakeMount, Refusing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was found before it says nothing of it: whoever waits would hear that nothing goes."""
+    mount, refusing = refused
+    mount.make(b"1")
+    gateway = mount.start()
+    mount.settle()
+    pick, asked = window.Window.pick, False
+
+    def overtaken(one: window.Window, now_ns: int) -> Any:
+        nonlocal asked
+        found = pick(one, now_ns)
+        if not asked and isinstance(found, window.Waiting):
+            asked, refusing.open = True, True
+            gateway.receive({"type": "resume"})
+            gateway.receive({"type": "flush", "through": mount.next_id})
+        return found
+
+    monkeypatch.setattr(window.Window, "pick", overtaken)
+    gateway.receive({"type": "wake"})
+    mount.await_message("status", settled=True, through=mount.next_id)
+    assert (mount.home / "1").exists()

@@ -62,6 +62,9 @@ class Repaired(Protocol):
     def refuse(self, names: Iterable[bytes], code: int) -> None:
         """From here on home refuses to make, move or remove anything of these names."""
 
+    def distrust(self) -> None:
+        """Have home count as changed."""
+
     def permit(self) -> None:
         """Back when home refuses nothing, and a job that waited for that is done."""
 
@@ -238,8 +241,11 @@ class RepairMachine(ProgramMachine):
         """A resync is for a fileset that is Active or NeedsResync; an automatic one for the latter
         alone."""
         if not self.moment().cache.needs_resync and not self.tested.is_clean():
-            self.permit()
-            self.flush()
+            if self.refused:  # what home refuses may be pending then
+                self.flush()
+                self.tested.distrust()
+            else:
+                self.flush()
         if how == "automatic" and not self.moment().cache.needs_resync:
             return "keep"
         return how

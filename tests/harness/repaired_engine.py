@@ -119,6 +119,13 @@ class RepairedEngine:
     def refuse(self, names: Iterable[bytes], code: int) -> None:
         Refusals.names, Refusals.code = frozenset(names), code
 
+    def distrust(self) -> None:
+        async def distrust() -> None:
+            message = {"type": "inconsistent", "reason": "said by the test", "path": "a"}
+            await self._fileset._link.handlers["inconsistent"](message)
+
+        self.engine.call(distrust)
+
     def permit(self) -> None:
         Refusals.names = frozenset()
 

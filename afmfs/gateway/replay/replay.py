@@ -88,6 +88,7 @@ class Replay:
         self.in_doubt = 0
         self.settled = False
         self.settled_through = 0
+        self._asked = 0  # what was asked for, counted: what was looked at before says nothing of it
         self._mark_doubts()
         self._strange = journal.news is not None  # the cache has not taken note of the journal
         if self._strange:
@@ -110,12 +111,16 @@ class Replay:
 
     def flush(self, through: int) -> None:
         self._window.flush_through = max(self._window.flush_through, through)
-        self.settled = False
-        self.wake()
+        self._unsettle()
 
     def resume(self) -> None:
         self._journal.resume(time.time_ns())
         self.priority.resume()
+        self._unsettle()
+
+    def _unsettle(self) -> None:
+        """There may be something to do again."""
+        self._asked += 1
         self.settled = False
         self.wake()
 
@@ -126,8 +131,7 @@ class Replay:
     def take_job(self, record: dict[str, Any]) -> None:
         """A resync, failover or recovery is due; said again, nothing changes."""
         self.jobs.take(record)
-        self.settled = False
-        self.wake()
+        self._unsettle()
 
     def introduce(self) -> None:
         """Say which journal this is, where the cache knows another, or none. Nothing is done at
@@ -209,7 +213,7 @@ class Replay:
     def step(self) -> None:
         """One batch, or a wait for something to do. Raises HomeAway: the batch is in doubt."""
         with self._changed:
-            self._awake = False
+            self._awake, asked = False, self._asked
         self._journal.affirm()
         if self._drops.serve(self._landing, strange=self._strange):
             self._window.rewind()  # what has waited for it need not any more
@@ -230,7 +234,7 @@ class Replay:
         elif self._landing is not None:
             self._record_after_point()
         else:
-            self._idle(found, may_run)
+            self._idle(found, may_run=may_run, asked=asked)
 
     def _job_step(self) -> bool:
         """A step of the running job; what the replay has done before it is recorded first."""
@@ -243,14 +247,15 @@ class Replay:
             self._breaks = 0
         return worked
 
-    def _idle(self, found: Waiting, may_run: bool) -> None:
-        if may_run:
+    def _idle(self, found: Waiting, *, may_run: bool, asked: int) -> None:
+        if may_run and asked == self._asked:
             self.in_doubt = found.in_doubt
             self.settled_through = self._window.flush_through
             if not self.settled:
                 self.settled = True
                 self.send_status()
-        tries = [t for t in (found.next_ns, self.priority.next_try()) if t is not None]
+        due = self.priority.next_try() if self._contact.is_up and not self._stopped else None
+        tries = [t for t in (found.next_ns, due) if t is not None]
         pause = max(0.0, (min(tries) - time.time_ns()) / _NS) if tries else None
         self._wait(pause)
 
