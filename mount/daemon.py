@@ -311,6 +311,10 @@ class KernelCache:
         """Forget what is known of a name, also that it does not exist."""
         self._tell(lambda: pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name)))
 
+    def extend(self, ino: int, offset: int, data: bytes) -> None:
+        """Bytes of a file, which reaches to their end at least."""
+        self._tell(lambda: pyfuse3.notify_store(InodeT(ino), offset, data))
+
     def close(self) -> None:
         """The session ends: no call may reach it any more."""
         # A call that waits for a request which is no longer answered ends with the session.

@@ -95,6 +95,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, row: Inode) -> EntryAttributes:
         """The answer's attributes; what a large file occupies is asked of the cache's disk."""
         entry = entry_of(row)
+        entry.generation = self._fileset.generation(row.ino)
         if row.size > SMALL and stat.S_ISREG(row.mode):
             entry.st_blocks = self._fileset.occupied(row) >> 9
         return entry

@@ -86,6 +86,7 @@ class Fileset(Life):
         inode = directory if name == b"." else self._namespace.find(parent, name)
         if inode is None:
             raise failed(errno.ENOENT)
+        self._sizes.looked_up(inode.ino)
         return inode
 
     @roomy
@@ -201,6 +202,7 @@ class Fileset(Life):
             await self.room.given(
                 lambda: self._content.resize(inode, size, changes=now_changed), size - inode.size
             )
+            self._sizes.resized(ino, size)
             if len(changes) == 2:
                 return inode
         self._namespace.set_attributes(inode, changes)
@@ -238,6 +240,7 @@ class Fileset(Life):
     async def open(self, ino: int, flags: int) -> Inode:
         self.touched = True
         inode = self._inode(ino)
+        self._sizes.check_open(ino)
         self._usage.touch(ino)
         self._open[ino] = self._open.get(ino, 0) + 1
         try:
@@ -255,6 +258,7 @@ class Fileset(Life):
             self._open[ino] = left
             return
         del self._open[ino]
+        self._sizes.closed(ino)
         inode = self._store.inode(ino)
         if inode is not None and (not inode.nlink or ino in self._namespace.kept):
             self._namespace.reap(inode)
@@ -276,6 +280,8 @@ class Fileset(Life):
         what home is yet to get fills the cache."""
         self.touched = True
         inode = self._inode(ino)
+        if self._sizes.doubtful:
+            self._sizes.check_write(ino, offset, offset + len(data))
         try:
             return await self._content.write(inode, offset, data)
         except (OSError, sqlite3.Error) as exc:

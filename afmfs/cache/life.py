@@ -17,6 +17,7 @@ from afmfs.cache.content.fetch import Fetcher
 from afmfs.cache.content.kernel import Invalidator, KernelPages
 from afmfs.cache.content.locks import InodeLocks
 from afmfs.cache.content.recovery import Recovery
+from afmfs.cache.content.sizes import KernelSizes
 from afmfs.cache.content.validity import Validity
 from afmfs.cache.evict.evict import Evictions, Run
 from afmfs.cache.evict.room import Room
@@ -68,8 +69,13 @@ class Life(Steering):
         self._xattrs = Xattrs(store)
         home = settings.cache / "gateway" / str(settings.home_number)
         self._kernel = KernelPages()
+        self._sizes = KernelSizes(
+            store, self._namespace, self._kernel, self._open.__contains__, self.read,
+            keeps=settings.tunables.writeback,
+        )  # fmt: skip
+        self.generation = self._sizes.generation
         self._retirement = Retirement(
-            store, home / "gateway.db", self._content, self._kernel.forget
+            store, home / "gateway.db", self._content, self._kernel.forget, self._sizes.adopted
         )
         self._link = GatewayLink(
             lambda sock: start(settings.cache, self.settings.home_number, sock),
@@ -140,6 +146,10 @@ class Life(Steering):
         """A handle is closed."""
         raise NotImplementedError
 
+    async def read(self, ino: int, offset: int, size: int) -> bytes | bytearray:
+        """Bytes of a file."""
+        raise NotImplementedError
+
     def _evicted(self, run: Run) -> None:
         """An eviction down to a limit has ended."""
         try:
@@ -154,6 +164,7 @@ class Life(Steering):
         super().run_in(nursery)
         self.evictions.nursery = nursery
         nursery.start_soon(self._kernel.run)
+        nursery.start_soon(self._sizes.run)
         self.trash.nursery = nursery
         nursery.start_soon(self.trash.run)
         nursery.start_soon(self._lost_names.run)

@@ -31,6 +31,9 @@ class Told:
     def invalidate_inode(self, ino: int) -> None:
         self.inos.append(ino)
 
+    def extend(self, ino: int, offset: int, data: bytes) -> None:
+        raise AssertionError("an eviction makes no file longer")
+
     def invalidate_entry(self, parent: int, name: bytes) -> None:
         raise AssertionError
 

@@ -68,6 +68,9 @@ class FakeFileset:
         self.opened: dict[int, int] = {}
         self.next = 2
 
+    def generation(self, ino: int) -> int:
+        return 0
+
     def _at(self, parent: int, name: bytes) -> Inode:
         if parent not in self.names:
             raise failed(errno.ENOTDIR)

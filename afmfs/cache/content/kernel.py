@@ -16,6 +16,7 @@ class Invalidator(Protocol):
 
     def invalidate_inode(self, ino: int) -> None: ...
     def invalidate_entry(self, parent: int, name: bytes) -> None: ...
+    def extend(self, ino: int, offset: int, data: bytes) -> None: ...
 
 
 class KernelPages:
@@ -47,6 +48,13 @@ class KernelPages:
         with trio.move_on_after(within_s):
             while self._done < asked:
                 await self._told.wait()
+
+    async def extend(self, ino: int, offset: int, data: bytes) -> None:
+        """Have the kernel know that the file reaches to the end of these bytes of it."""
+        if self.invalidator is not None:
+            await trio.to_thread.run_sync(
+                self.invalidator.extend, ino, offset, data, abandon_on_cancel=True
+            )
 
     async def run(self) -> None:
         while True:

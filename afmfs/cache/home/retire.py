@@ -26,7 +26,7 @@ from afmfs.cache.home.settle import Settlement
 from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.store import Store, connect_read_only
 from afmfs.model.entry import IN_PLACE, Op
-from afmfs.model.outcome import DROPPED, NULLED, UNREPRESENTABLE
+from afmfs.model.outcome import ADOPTED, DROPPED, NULLED, UNREPRESENTABLE
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ result, errno."""
 
 
 class Retirement:
-    """`changed` is told of files whose content is another now than what the kernel may hold."""
+    """`changed` is told of files whose content is another now than what the kernel may hold;
+    `adopted` as well where it is home's version, with where the file ended before."""
 
     def __init__(
         self,
@@ -47,9 +48,10 @@ class Retirement:
         journal: Path,
         content: Content,
         changed: Callable[[int], None] = lambda ino: None,
+        adopted: Callable[[int, int], None] = lambda ino, end: None,
     ) -> None:
         self._store, self._journal, self._content = store, journal, content
-        self.changed = changed
+        self.changed, self.adopted = changed, adopted
         self._settlement = Settlement(store, content)
         self._reader: sqlite3.Connection | None = None
         self._lock = trio.Lock()
@@ -76,12 +78,20 @@ class Retirement:
         """Retire some outcomes in one transaction; whether there may be more."""
         outcomes = self.read()
         if outcomes:
+            ends = self._ends(outcomes)
             with self._store:
                 changed = self.retire(outcomes)
             self.seq = outcomes[-1][0]
             for ino in changed:
                 self.changed(ino)
+                if ino in ends:
+                    self.adopted(ino, ends[ino])
         return len(outcomes) == STEP
+
+    def _ends(self, outcomes: list[Outcome]) -> dict[int, int]:
+        """Where files end now of which home's version is to be adopted."""
+        inodes = (self._store.inode(o[2]) for o in outcomes if o[6] == ADOPTED)
+        return {inode.ino: inode.size for inode in inodes if inode is not None}
 
     def read(self) -> list[Outcome]:
         """The next outcomes that are not retired yet."""
