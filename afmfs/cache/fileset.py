@@ -105,12 +105,10 @@ class Fileset(Life):
         self.touched = True
         self._check_name(name)
         directory = await self._directory(parent)
-        inode = self._namespace.make(
-            directory, name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target
-        )
-        if self.settings.tunables.xattrs:
-            self._xattrs.inherit(directory, inode)
-        return inode
+        return self._namespace.make(
+            directory, name, mode=mode, uid=uid, gid=gid, rdev=rdev, target=target,
+            inherit=self._xattrs.inherit if self.settings.tunables.xattrs else None,
+        )  # fmt: skip
 
     @roomy
     async def link(self, ino: int, parent: int, name: bytes) -> Inode:

@@ -136,8 +136,11 @@ class Namespace:
         gid: int,
         rdev: int,
         target: bytes | None,
+        inherit: Callable[[Inode, Inode], None] | None = None,
     ) -> Inode:
-        """A new object. Group and, for a directory, setgid bit come from a setgid parent."""
+        """A new object. Group and, for a directory, setgid bit come from a setgid parent. With
+        `inherit` it takes more from its directory, in the same transaction: it never is there
+        without what narrows it."""
         if self._row(parent.ino, name):
             raise failed(errno.EEXIST)
         if not parent.nlink:
@@ -155,6 +158,8 @@ class Namespace:
             store.add(inode)
             self.enter(parent.ino, name, inode.ino)
             self._touch(parent, now, 1 if is_dir else 0)
+            if inherit is not None:
+                inherit(parent, inode)
         return inode
 
     def link(self, inode: Inode, parent: Inode, name: bytes) -> None:

@@ -90,18 +90,19 @@ class Xattrs:
                 self._put(inode, acl.ACCESS, acl.dump(entries))
 
     def inherit(self, directory: Inode, inode: Inode) -> None:
-        """A new object takes what its directory's default list gives."""
+        """A new object takes what its directory's default list gives. In the transaction that makes
+        it."""
         value = self._value(directory, acl.DEFAULT)
         if value is None or inode.target is not None:
             return
         entries, mode = acl.inherited(acl.load(value), inode.mode)
-        with self._store as store:
-            if mode != inode.mode:
-                store.save(inode, mode=mode, changed=store.append(Op.ATTR, inode))
-            if not acl.is_minimal(entries):
-                self._put(inode, acl.ACCESS, acl.dump(entries))
-            if inode.is_dir:
-                self._put(inode, acl.DEFAULT, value)
+        store = self._store
+        if mode != inode.mode:
+            store.save(inode, mode=mode, changed=store.append(Op.ATTR, inode))
+        if not acl.is_minimal(entries):
+            self._put(inode, acl.ACCESS, acl.dump(entries))
+        if inode.is_dir:
+            self._put(inode, acl.DEFAULT, value)
 
     def _put(self, inode: Inode, name: bytes, value: bytes | None) -> None:
         store, number = self._store, inode.changed
