@@ -187,7 +187,8 @@ class Fileset(Life):
     ) -> Inode:
         """chmod, chown, truncate, utimens, together or alone. Times in ns. Never waits for home."""
         self.touched = True
-        inode, now = self._inode(ino), time.time_ns()
+        inode = self._inode(ino) if size is not None else await self.getattr(ino)
+        now = time.time_ns()
         changes: dict[str, int] = {"ctime": ctime or now}
         if size is not None:
             changes["mtime"] = now
@@ -305,14 +306,14 @@ class Fileset(Life):
     # -- extended attributes ---------------------------------------------------------------------
 
     async def getxattr(self, ino: int, name: bytes) -> bytes:
-        return self._xattrs.get(self._inode(ino), name)
+        return self._xattrs.get(await self.getattr(ino), name)
 
     @roomy
     async def setxattr(self, ino: int, name: bytes, value: bytes, flags: int = 0) -> None:
         self._xattrs.set(self._inode(ino), name, value, flags)
 
     async def listxattr(self, ino: int) -> list[bytes]:
-        return self._xattrs.names(self._inode(ino))
+        return self._xattrs.names(await self.getattr(ino))
 
     @roomy
     async def removexattr(self, ino: int, name: bytes) -> None:

@@ -43,6 +43,34 @@ def test_a_file_that_is_never_at_rest_goes_home(make_mount: MakeMount, home: Pat
     assert mount.status()["state"] == "Active"
 
 
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_what_was_removed_and_is_held_can_be_changed(
+    make_mount: MakeMount, home: Path, kind: str
+) -> None:
+    """As on a local file system. Nobody else sees it, and home is told nothing."""
+    mount = make_mount(home)
+    path = mount.point / "held"
+    if kind == "directory":
+        path.mkdir()
+        held = os.open(path, os.O_RDONLY)
+        path.rmdir()
+    else:
+        os.mkfifo(path)
+        held = os.open(path, os.O_RDWR)
+        path.unlink()
+    try:
+        os.fchmod(held, 0o701)
+        os.utime(held, ns=(1_600_000_000_000_000_001, 1_600_000_000_000_000_002))
+        os.fchown(held, os.getuid(), os.getgid())
+        there = os.fstat(held)
+    finally:
+        os.close(held)
+    assert (there.st_mode & 0o7777, there.st_nlink) == (0o701, 0)
+    assert there.st_mtime_ns == 1_600_000_000_000_000_002
+    mount.flush()
+    assert not (home / "held").exists()
+
+
 def test_a_flush_changes_no_times(make_mount: MakeMount, home: Path) -> None:
     mount = make_mount(home)
     path = mount.point / "file"

@@ -77,3 +77,21 @@ def test_without_them_nobody_gets_more_than_home_grants(make_mount: MakeMount, h
     assert (mount.point / "file").stat().st_mode & 0o777 == 0o600
     with pytest.raises(OSError, match="not supported"):
         os.setxattr(mount.point / "file", "user.a", b"b")
+
+
+def test_a_removed_directory_that_is_held_has_no_attributes(
+    make_mount: MakeMount, home: Path
+) -> None:
+    """No error either: the kernel asks for its access list whenever it is used."""
+    mount = make_mount(home, "xattrs")
+    path = mount.point / "held"
+    path.mkdir()
+    held = os.open(path, os.O_RDONLY)
+    path.rmdir()
+    try:
+        assert os.listxattr(held) == []
+        with pytest.raises(OSError) as caught:
+            os.getxattr(held, "user.none")
+        assert caught.value.errno == errno.ENODATA
+    finally:
+        os.close(held)

@@ -333,7 +333,12 @@ class Namespace:
     # -- attributes ------------------------------------------------------------------------------
 
     def set_attributes(self, inode: Inode, changes: dict[str, int]) -> None:
-        """Mode, owner and times; queued unless no name is left."""
+        """Mode, owner and times; queued unless no name is left. What was removed, and is held, has
+        no row any more: it changes in memory."""
+        if self.ghosts.get(inode.ino) is inode:
+            for key, value in changes.items():
+                setattr(inode, key, value)
+            return
         with self._store as store:
             if inode.nlink:
                 changes["changed"] = store.append(Op.ATTR, inode)
