@@ -240,7 +240,12 @@ class Operations(pyfuse3.Operations):
         inode = await self._fileset.open(ino, flags)
         if flags & os.O_TRUNC and ctx.uid and inode.mode & SET_ID:
             # The kernel does it at a write or truncate(2), but leaves an O_TRUNC to us.
-            await self._fileset.setattr(ino, mode=stat.S_IMODE(inode.mode) & ~_shed(inode.mode))
+            mode = stat.S_IMODE(inode.mode) & ~_shed(inode.mode)
+            try:
+                await self._fileset.setattr(ino, mode=mode)
+            except BaseException:
+                self._fileset.release(ino)  # an open that fails is followed by no release
+                raise
         return FileInfo(fh=FileHandleT(ino))
 
     @handler

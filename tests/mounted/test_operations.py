@@ -12,8 +12,11 @@ import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from pyfuse3 import FlagT, FUSEError, InodeT
 
 from mount.operations import Operations
 
@@ -236,6 +239,32 @@ def test_small_writes_anywhere(mounted: MountAt, tmp_path: Path, options: tuple[
             if chance.random() < 0.02:
                 os.fsync(here.fileno())
         assert os.pread(here.fileno(), 1 << 20, 0) == os.pread(there.fileno(), 1 << 20, 0)
+
+
+class FullFileset:
+    """Of a set-ID file; the truncation has filled the disk."""
+
+    opened = 0
+
+    async def open(self, ino: int, flags: int) -> SimpleNamespace:
+        self.opened += 1
+        return SimpleNamespace(mode=stat.S_IFREG | 0o4755)
+
+    async def setattr(self, ino: int, **changes: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    def release(self, ino: int) -> None:
+        self.opened -= 1
+
+
+async def test_an_open_that_fails_leaves_nothing_open() -> None:
+    """The kernel releases only what it was given."""
+    fileset: Any = FullFileset()
+    ctx: Any = SimpleNamespace(uid=1000)
+    operations = Operations(fileset, ctx, xattrs=False, writeback=False)
+    with pytest.raises(FUSEError) as caught:
+        await operations.open(InodeT(20), FlagT(os.O_WRONLY | os.O_TRUNC), ctx)
+    assert (caught.value.errno, fileset.opened) == (errno.ENOSPC, 0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
