@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -142,6 +143,7 @@ class SlowHome:
 
     def __init__(self) -> None:
         self.content, self.asked, self.gate = b"o", trio.Event(), trio.Event()
+        self.stamp: dict[str, int] | None = None
 
     async def request(self, kind: str, **fields: Any) -> tuple[dict[str, Any], list[int]]:
         data = self.content * (fields["end"] - fields["start"])
@@ -149,7 +151,7 @@ class SlowHome:
         await self.gate.wait()
         memory = os.memfd_create("fetched")
         os.write(memory, data)
-        return {"errno": 0, "length": len(data)}, [memory]
+        return {"errno": 0, "length": len(data), "stamp": self.stamp}, [memory]
 
 
 async def test_fetch_unchanged(parts: Parts) -> None:  # noqa: F811
@@ -173,6 +175,40 @@ async def test_fetch_unchanged(parts: Parts) -> None:  # noqa: F811
         home.content = b"n"
         home.gate.set()
     assert await parts.content.read(inode, 0, BLOCK) == b"n" * BLOCK
+
+
+async def test_an_older_stamp_than_that_of_a_push(parts: Parts) -> None:  # noqa: F811
+    """A push was retired while an answer waited for room: its stamp is the younger one."""
+    home, room = SlowHome(), trio.Event()
+    home.stamp = {"size": 2 * BLOCK, "mtime": 3, "ino": 9}
+    fetcher = Fetcher(
+        parts.store, parts.content, parts.validity, home,  # type: ignore[arg-type]
+        lambda: parts.durable.point, 30.0,
+    )  # fmt: skip
+    inode = parts.uncached(b"f", 2 * BLOCK)
+    refusals = [OSError(errno.ENOSPC, "full")]
+    fill = parts.content.fill
+
+    def full(*answer: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        fill(*answer)
+
+    async def make_room(size: int) -> bool:
+        await parts.content.write(inode, BLOCK, b"n" * BLOCK)
+        parts.retire(inode)
+        room.set()
+        return True
+
+    parts.content.fill = full  # type: ignore[method-assign]
+    fetcher.make_room = make_room
+    home.gate.set()
+    async with trio.open_nursery() as nursery:
+        fetcher.nursery = nursery
+        await fetcher.ensure(inode, 0, BLOCK)
+    assert room.is_set()
+    assert (inode.home_mtime, inode.home_ino) == (5, 9)  # as `retire` has it
+    assert await parts.content.read(inode, 0, BLOCK) == b"o" * BLOCK
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3])

@@ -38,13 +38,18 @@ SAME_READ_S = 0.3
 changed it is no new request."""
 
 
-class _Flight:
-    """One request: blocks [first, last] of an inode."""
+Version = tuple[int | None, int | None, int | None]
+"""Of a file at home, as the cache knows it: size, mtime (ns) and inode number."""
 
-    __slots__ = ("done", "error", "first", "last", "readers", "void")
+
+class _Flight:
+    """One request: blocks [first, last] of an inode, asked for when `known` was home's version."""
+
+    __slots__ = ("done", "error", "first", "known", "last", "readers", "void")
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last, self.void = first, last, False
+        self.known: Version | None = None
         self.readers = 0  # that wait for it
         self.error: OSError | None = None
         self.done = trio.Event()
@@ -184,6 +189,7 @@ class Fetcher:
             return  # truncated meanwhile: nothing is missing any more
         if trio.current_time() - self._met.get(inode.ino, -math.inf) > SAME_READ_S:
             self.asked()
+        flight.known = _version(inode)
         reply, fds = await self._link.request("fetch", ino=inode.ino, start=start, end=end)
         try:
             if reply["errno"] == errno.EAGAIN:
@@ -208,7 +214,7 @@ class Fetcher:
         """What has come goes into the cache; what has no place there, to who waits for it."""
         while not flight.void and self._store.inode(inode.ino) is inode:
             try:
-                self._put(inode, start, reply, fd)
+                self._put(inode, flight, start, reply, fd)
                 return
             except (OSError, sqlite3.Error) as exc:
                 if is_full(exc) and await self.make_room(reply["length"]):
@@ -227,11 +233,13 @@ class Fetcher:
             self._met.clear()
         self._met[ino] = trio.current_time()
 
-    def _put(self, inode: Inode, start: int, reply: Message, fd: int) -> None:
+    def _put(self, inode: Inode, flight: _Flight, start: int, reply: Message, fd: int) -> None:
         length = reply["length"]
         self.used(inode.ino)
         stamp = reply.get("stamp")
-        if stamp:
+        # A push that was retired since the request has left its stamp, which may be the younger
+        # one. If it is not, the next answer says so again.
+        if stamp and _version(inode) == flight.known:
             self._adopt(inode, Stamp(stamp["size"], stamp["mtime"], stamp["ino"]))
         if length:
             # Not closed here: where it fails, the traceback still holds parts of it.
@@ -240,9 +248,13 @@ class Fetcher:
 
     def _adopt(self, inode: Inode, stamp: Stamp) -> None:
         """A version at home that agrees with every cached byte is the known one from now on."""
-        if (inode.home_size, inode.home_mtime, inode.home_ino) != stamp:
+        if _version(inode) != stamp:
             with self._store as store:
                 store.save(inode, home_size=stamp.size, home_mtime=stamp.mtime, home_ino=stamp.ino)
+
+
+def _version(inode: Inode) -> Version:
+    return inode.home_size, inode.home_mtime, inode.home_ino
 
 
 async def _none(size: int) -> bool:
