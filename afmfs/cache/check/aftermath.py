@@ -12,6 +12,7 @@ from pathlib import Path
 
 from afmfs.cache.check import journal_rows
 from afmfs.cache.check.numbers import used_numbers
+from afmfs.cache.check.owed import Owed
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.content.validity import Validity
@@ -34,9 +35,32 @@ class Aftermath:
     """In the caller's transaction."""
 
     def __init__(self, store: Store, validity: Validity) -> None:
-        self._store, self._validity = store, validity
-        self.beyond: int | None = None  # entries with larger numbers are known to nobody
-        self._last_ns = self._last_known_ns()  # before repairs add events
+        self._store, self._validity, self._owed = store, validity, Owed(store)
+        self.recall()
+        # Before repairs add events, also those of one that did not come to its end.
+        self._last_ns: int = self._owed.get("since_ns") or self._last_known_ns()
+
+    def begin(self) -> None:
+        """The first mend is about to be made."""
+        self._owed.put(since_ns=self._last_ns)
+
+    def is_old(self, proof: str) -> None:
+        """The mends that follow take away what proves that the database is older than the rest."""
+        self._owed.put(old=proof)
+
+    def recall(self) -> None:
+        """What gateway.db is yet to forget, as far as that is committed."""
+        self.dropped: list[int] = self._owed.get("dropped") or []  # entries
+        self.beyond: int | None = self._owed.get("beyond")
+        """Entries with larger numbers are known to nobody."""
+
+    def remember(self) -> None:
+        self._owed.put(dropped=self.dropped or None, beyond=self.beyond)
+
+    def forgotten(self) -> None:
+        """It has forgotten that."""
+        self.dropped, self.beyond = [], None
+        self.remember()
 
     def keep_orphans(self) -> None:
         """No blob counts as left by a crash, for the next mount to clear away: any of them may be
@@ -49,6 +73,8 @@ class Aftermath:
         """What rows that may be missing would have said."""
         store = self._store
         self.keep_orphans()
+        if "fileset" in incomplete:
+            self._need_resync()
         if not is_block_size(store.get("block_size")):
             self.forget_maps()  # before they are read, and changed, by another size
         if "queue" in incomplete:
@@ -72,13 +98,14 @@ class Aftermath:
             store.execute(REFILL_USED)
         if incomplete & {"dentry", "inode"}:
             self.names_were_lost()
+        self._owed.put(incomplete=None)
 
     def names_were_lost(self) -> None:
         """Home is asked for them by the next mount: what it has under them is not lost."""
         self._store.put(NAMES_LOST, 1)
 
     def _make_up_for_settings(self) -> None:
-        """Which home it is, and that it may need a resync."""
+        """Which home it is, and which numbers are used."""
         store = self._store
         homes = [int(p.name) for p in (store.path.parent / "gateway").glob("[1-9]*")]
         self.go_on_beyond()
@@ -87,7 +114,12 @@ class Aftermath:
             store.put("durable_entry", used_numbers(store.db)[1])
         if store.get("home") is None and homes:
             store.put("home", max(homes))
-        if store.get("needs_resync") is None:
+
+    def _need_resync(self) -> None:
+        """Nobody knows whether one was needed, or a failover was due."""
+        store = self._store
+        known = store.get("needs_resync") is not None and store.get("job") is not None
+        if not known and not store.get("needs_resync"):
             store.put("needs_resync", "what was known of home was lost with a damaged cache.db")
             store.put("needs_resync_at", 0)
 
@@ -198,6 +230,7 @@ class Aftermath:
         self.go_on_beyond()
         self._disbelieve_clean(queue_is_whole=True, aside_since_ns=since)
         self.names_were_lost()
+        self._owed.put(old=None, renewed=True)
 
     def _last_known_ns(self) -> int:
         """When something was done that the tables know of, last."""

@@ -8,19 +8,17 @@ sent over what home has. What nobody knows the place of is kept in a lost+found.
 from __future__ import annotations
 
 import errno
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from afmfs.cache.check.adoption import Adoption
-from afmfs.cache.check.aftermath import Aftermath
+from afmfs.cache.check.entry_repair import EntryRepair
 from afmfs.cache.check.tables import index_sql
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.damage import Damage
 from afmfs.cache.content.validity import Validity
 from afmfs.cache.evict.usage import may_be_evicted
-from afmfs.cache.home import lost_entries
 from afmfs.cache.names.namespace import Namespace, cookie
 from afmfs.cache.report.event import insert_event
 from afmfs.cache.report.queue import Paths
@@ -47,33 +45,18 @@ class BadRows(NamedTuple):
     only_here: bool  # home need not have what they were of
 
 
-class Repair(Aftermath):
+class Repair(EntryRepair):
     def __init__(self, store: Store, block: int) -> None:
         super().__init__(store, Validity(store, block))
         self._block = block
         self._namespace = Namespace(store, lambda ino: False, self._validity)
         self._adoption = Adoption(store, self._namespace)
         self._damage = Damage(store)
-        self._missing = 0  # entries of the queue that a job has to make up for
-        self._lost_bytes: list[int] = []  # inodes of which something is lost
-        self.dropped: list[int] = []  # entries
 
     def finish(self) -> None:
-        """What follows from all of it, at the end."""
+        """What can be done at the end only, and can be done again at any time."""
         self.recount()
-        if self._missing:
-            lost_entries.make_up_for(
-                self._store, self._missing, f"a check found {self._missing} lost changes"
-            )
-        if self._lost_bytes:
-            # What is pending may put a file that is lost here in the place of a good one at home:
-            # somebody has to look first.
-            self._store.put("stopped", 1)
-            self._store.put(
-                "stopped_reason",
-                "a check found that something is lost that was only here (`events`); see that home"
-                " may have what is left",
-            )
+        self._owed.put(job=None)  # what is found from here on is judged by the job that there is
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -95,7 +78,10 @@ class Repair(Aftermath):
         self._store.execute(index_sql(name))
 
     def forget_setting(self, key: str) -> None:
-        self.delete("fileset", "key=?", key)
+        if key == "job":
+            self._owed.forget_job()
+        else:
+            self.delete("fileset", "key=?", key)
 
     def recount(self) -> None:
         """Objects and cached bytes, as they are."""
@@ -153,7 +139,7 @@ class Repair(Aftermath):
             return
         if self._adoption.is_possible():
             self._adoption.adopt(inode)
-            self._missing += 1
+            self._owed.make_up_for(1)
         else:
             self._forget_orphan(inode)
 
@@ -232,27 +218,12 @@ class Repair(Aftermath):
             (ino, int(Op.WRITE), errno.ECANCELED),
         )
         self._damage.add(inode, lost)
-        self._lost_bytes.append(ino)
+        self._owed.stop()
         text = os.fsdecode(self._path(ino))
         insert_event(store.db, "afmDamaged", {"path": text, "ino": ino, "lost": lost})
 
     def _path(self, ino: int) -> bytes:
         return Paths(self._store.db).of(ino) or b"#%d" % ino
-
-    def _cut_entries(self, ino: int, start: int, end: int) -> None:
-        """What is pending of [start, end) is dropped; the rest of its entries stays."""
-        store = self._store
-        rows = store.execute(
-            'SELECT id, start, "end" FROM queue WHERE op=? AND ino=? AND start<? AND "end">?',
-            (int(Op.WRITE), ino, end, start),
-        ).fetchall()
-        for number, first, last in rows:
-            left = ranges.subtract(((first, last),), start, end)
-            if left:  # a blob is lost as a whole, or from somewhere on
-                store.execute('UPDATE queue SET start=?, "end"=? WHERE id=?', (*left[0], number))
-                store.counters.bytes_pending -= last - first - ranges.total(left[:1])
-            else:
-                self._drop([number])
 
     def give_up_blob(self, ino: int) -> None:
         """Nothing in the inode's blob is believed."""
@@ -338,57 +309,3 @@ class Repair(Aftermath):
         ).fetchall():
             if start < min(end, inode.size):
                 self._validity.mark(inode, start, min(end, inode.size), inode.size)
-
-    # -- the queue -------------------------------------------------------------------------------
-
-    def lose_entries(self, numbers: Sequence[int]) -> None:
-        """Entries that nobody can make sense of go, and what they may have said is found out."""
-        self.delete("queue", "id IN (SELECT value FROM json_each(?))", json.dumps(list(numbers)))
-        lost_entries.count(self._store)
-        self.dropped += numbers
-        self._missing += len(numbers)
-
-    def _drop(self, numbers: Sequence[int]) -> None:
-        """Entries of which nothing is left to be sent."""
-        gone = self._store.execute(
-            "DELETE FROM queue WHERE id IN (SELECT value FROM json_each(?))"
-            ' RETURNING id, ino, op, start, "end"',
-            (json.dumps(list(numbers)),),
-        ).fetchall()
-        self._store.counters.queue_length -= len(gone)
-        self._store.counters.bytes_pending -= sum(
-            end - start for _, _, op, start, end in gone if op == Op.WRITE
-        )
-        self.dropped += [row[0] for row in gone]
-        for ino in {row[1] for row in gone}:
-            self._settle_changed(ino)
-
-    def _settle_changed(self, ino: int) -> None:
-        """The last change of an inode is the last one that is left."""
-        inode = self._store.inode(ino)
-        if inode is None or inode.changed <= inode.retired:
-            return
-        (last,) = self._store.execute(
-            "SELECT max(id) FROM queue WHERE ino=?1 OR ino2=?1", (ino,)
-        ).fetchone()
-        self._store.save(inode, changed=max(inode.retired, last or 0))
-
-    def drop_entries_of(self, ino: int) -> None:
-        rows = self._store.execute("DELETE FROM queue WHERE ino=? RETURNING id", (ino,)).fetchall()
-        self.dropped += [number for (number,) in rows]
-        lost_entries.count(self._store)
-
-    def missing_entry(self, ino: int) -> None:
-        """The inode changed, and no entry says so: a job sends it again."""
-        inode = self._store.inode(ino)
-        if inode is not None:
-            if inode.changed <= inode.retired:
-                self._store.save(inode, changed=self._adoption.number())
-            self._missing += 1
-
-    def entries_were_lost(self) -> None:
-        self._missing += 1
-        lost_entries.count(self._store)
-
-    def entries_are_missing(self, numbers: Sequence[int]) -> None:
-        self._missing += len(numbers)

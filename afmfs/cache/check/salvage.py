@@ -10,6 +10,7 @@ The old files get names of their own before the new one takes their place, and a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -21,6 +22,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+from afmfs.cache.check.owed import KEY, decoded
 from afmfs.cache.check.pages import Pages, Record
 from afmfs.cache.content.harm import Note, read_note, write_note
 from afmfs.cache.store.schema import BAD_ROWS
@@ -54,9 +56,8 @@ _KEYS = {
 PAGE = 500
 
 
-def rebuild(cache: Path) -> set[str]:
-    """Put a new database in the place of the damaged one; the tables of which rows may be missing.
-    Durable on return."""
+def rebuild(cache: Path) -> None:
+    """Put a new database in the place of the damaged one. Durable on return."""
     path, new = cache / "cache.db", cache / "cache.db.new"
     note = Note("a repair of cache.db did not come to its end", True, time.time_ns())
     write_note(cache, read_note(cache) or note)
@@ -67,13 +68,21 @@ def rebuild(cache: Path) -> set[str]:
         db.execute("DELETE FROM counters")
         if path.exists():
             incomplete = _fill(db, path)
+        _note(db, incomplete)
         if not db.execute("SELECT 1 FROM counters").fetchone():
             # Nobody knows how many entries there were: one is counted that is not there.
             db.execute("INSERT INTO counters SELECT count(*) + 1, 0, 0, 0 FROM queue")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     _sync(new)
     _exchange(path, new)
-    return incomplete
+
+
+def _note(db: sqlite3.Connection, incomplete: set[str]) -> None:
+    """The tables of which rows may be missing: of the new database nobody can tell any more."""
+    row = db.execute("SELECT value FROM fileset WHERE key=?", (KEY,)).fetchone()
+    known = decoded(row and row[0])
+    known["incomplete"] = sorted(incomplete | {*known.get("incomplete", ())})
+    db.execute("INSERT OR REPLACE INTO fileset VALUES (?,?)", (KEY, json.dumps(known)))
 
 
 def _exchange(path: Path, new: Path) -> None:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from afmfs.cache.check.owed import KEY, decoded, job_before
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.report.queue import Paths
@@ -35,8 +36,9 @@ class Source:
         self.execute = db.execute
         self.blobs = cache / "blobs"
         self._in_snapshot = False
-        self.old = ""  # what proves that cache.db is not the newest
         self.read_settings()
+        self.old: str = decoded(self.setting(KEY)).get("old") or ""
+        """What proves that cache.db is not the newest."""
         self.doubtful = not live and may_have_lost_writes(self.setting, cache)
         """The last stop may have lost writes, which the next mount will see to."""
         self.young = frozenset(self._young()) if self.doubtful else frozenset[int]()
@@ -52,7 +54,7 @@ class Source:
         self.ino_limit = self._number("ino_limit", 16)
         self.durable_entry = self._number("durable_entry", 0)
         self.home = self._number("home", 1)
-        job = self.json("job", dict) or {}
+        job = decoded(job_before(self.settings))
         self.missing = bool(job.get("missing"))  # entries that a job makes up for
         self.job = bool(job)
         bound = job.get("bound")
