@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import time
 
+from afmfs.cache.check.owed import home_is_unsure
 from afmfs.cache.names.namespace import Namespace
 from afmfs.cache.store.inode import LISTED, Inode
 from afmfs.cache.store.store import Store
@@ -67,7 +68,18 @@ class Adoption:
         ).fetchone()
         unknown = inode.is_file and not inode.home_mtime  # 0 stands for one that nobody knows
         pending = queued is not None or bool(self._store.pending([inode]))
-        return unknown or row is not None or pending
+        return unknown or row is not None or pending or self._is_unsure(inode)
+
+    def _is_unsure(self, inode: Inode) -> bool:
+        """Whether home is yet to be given what there is of it here."""
+        if not home_is_unsure(self._store.get):
+            return False
+        if not inode.is_file or inode.whole:
+            return True
+        return any(
+            self._store.execute(f"SELECT 1 FROM {table} WHERE ino=?", (inode.ino,)).fetchone()
+            for table in ("blockmap", "span")
+        )
 
     def is_possible(self) -> bool:
         """Whether a directory can be made in the root: not if that was never read."""

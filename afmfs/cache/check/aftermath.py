@@ -7,12 +7,12 @@ import errno
 import json
 import os
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from afmfs.cache.check import journal_rows
 from afmfs.cache.check.numbers import used_numbers
-from afmfs.cache.check.owed import Owed
+from afmfs.cache.check.owed import Owed, home_is_unsure
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.content.validity import Validity
@@ -23,6 +23,7 @@ from afmfs.cache.store.store import RESERVED, Store, must
 from afmfs.model import ranges
 from afmfs.model.blocks import DEFAULT_BLOCK, is_block_size
 from afmfs.model.entry import FIRST_INO, Op
+from afmfs.model.ranges import Range, Ranges
 
 LOST_FOUND = "lost+found"
 """Below the cache's directory: blobs that no inode has."""
@@ -137,8 +138,15 @@ class Aftermath:
     def _disbelieve_clean(self, *, queue_is_whole: bool, aside_since_ns: int | None = None) -> None:
         """All that home has as well is fetched again; what is only here stays. A blob that was
         written to later than `aside_since_ns`, by a file that counts as clean, may hold the only
-        copy of something: it is kept in lost+found."""
-        store = self._store
+        copy of something: it is kept in lost+found.
+
+        Where home need not have it, what is clean may be the only copy as well, and is treated as
+        what has changed: it stays, and is sent by the job that is due, from its beginning, or by
+        the resync that is needed. The blob has the last bytes that were written or fetched at their
+        place, so nothing is invented; but where it has a hole, what was there may have been evicted
+        since: holes are unmarked. A job makes those null where home has nothing, which is what they
+        are here."""
+        store, unsure = self._store, home_is_unsure(self._store.get)
         dirty: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for ino, start, end in store.execute(
             'SELECT ino, start, "end" FROM queue WHERE op=?', (int(Op.WRITE),)
@@ -155,16 +163,39 @@ class Aftermath:
             if not inode.is_file or (pending and not (queued and queue_is_whole)):
                 continue
             if aside_since_ns is not None and not dirty[ino] and not pending:
-                self._keep_newer(inode, aside_since_ns)
+                self._keep_newer(inode, aside_since_ns, copy=unsure)
             end = min(inode.size, inode.home_valid)
-            for low, high in ranges.gaps(ranges.union(dirty[ino]), 0, end):
+            clean = ranges.gaps(ranges.union(dirty[ino]), 0, end)
+            for low, high in self._holes(inode, clean) if unsure else clean:
                 self._validity.unmark(inode, low, high)
+        if unsure and store.get("job"):
+            self._owed.make_up_for(0)
 
-    def _keep_newer(self, inode: Inode, since_ns: int) -> None:
+    def _holes(self, inode: Inode, among: Sequence[Range]) -> Ranges:
+        """Where the blob has none of the bytes `among`, though they count as valid."""
         path = self._store.path.parent / "blobs" / blob_name(inode.gen)
-        if path.exists() and path.stat().st_mtime_ns > since_ns - SLACK_NS:
+        there = data_of(path) if inode.gen and path.exists() else ()
+        return tuple(
+            hole
+            for low, high in among
+            for a, b in self._validity.valid(inode, low, high)
+            for hole in ranges.gaps(there, a, b)
+        )
+
+    def _keep_newer(self, inode: Inode, since_ns: int, *, copy: bool) -> None:
+        path = self._store.path.parent / "blobs" / blob_name(inode.gen)
+        if not (path.exists() and path.stat().st_mtime_ns > since_ns - SLACK_NS):
+            return
+        if copy:
+            self._keep_copy(inode)
+        else:
             self.set_aside(path.parent.name, path.name)
             self._store.save(inode, gen=0)
+
+    def _keep_copy(self, inode: Inode) -> None:
+        path = self._store.path.parent / "blobs" / blob_name(inode.gen)
+        if inode.gen and path.exists():
+            copy_sparse(path, self._place(path.parent.name, path.name))
 
     def forget_maps(self) -> None:
         """The size of a block is not known: in another one their rows would speak of bytes that
@@ -187,17 +218,16 @@ class Aftermath:
 
     def keep_parts(self, inos: Collection[int] | None = None) -> None:
         """Of a file that is partly here nobody may know any more what was written: a copy of its
-        blob is kept, before what is not known is fetched again. `inos`: of these only."""
+        blob is kept, before what is not known is fetched again: where home need not have it, of
+        each of them. `inos`: of these only."""
         rows = self._store.execute(
-            "SELECT gen FROM inode WHERE NOT whole AND gen AND (changed > retired"
+            "SELECT ino FROM inode WHERE NOT whole AND gen AND (changed > retired OR ?2"
             " OR ino IN (SELECT ino FROM unrepresentable UNION SELECT ino FROM lost))"
             " AND (?1 IS NULL OR ino IN (SELECT value FROM json_each(?1)))",
-            (None if inos is None else json.dumps([*inos]),),
+            (None if inos is None else json.dumps([*inos]), home_is_unsure(self._store.get)),
         )
-        for (gen,) in rows.fetchall():
-            path = self._store.path.parent / "blobs" / blob_name(gen)
-            if path.exists():
-                copy_sparse(path, self._place(path.parent.name, path.name))
+        for (ino,) in rows.fetchall():
+            self._keep_copy(must(self._store.inode(ino), ino))
 
     def set_aside(self, shard: str, name: str) -> None:
         """Keep a blob that no inode has."""
@@ -268,20 +298,30 @@ class Aftermath:
         return largest
 
 
+def data_of(path: Path) -> Ranges:
+    """Where a blob has bytes, and no holes."""
+    with path.open("rb") as file:
+        return tuple(_data(file.fileno()))
+
+
+def _data(fd: int) -> Iterator[Range]:
+    size, end = os.fstat(fd).st_size, 0
+    while end < size:
+        try:
+            start = os.lseek(fd, end, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno != errno.ENXIO:
+                raise
+            return  # holes to the end
+        end = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, end
+
+
 def copy_sparse(source: Path, target: Path) -> None:
     """A copy with the same holes."""
     with source.open("rb") as one, target.open("xb") as other:
-        size = os.fstat(one.fileno()).st_size
-        os.truncate(other.fileno(), size)
-        end = 0
-        while end < size:
-            try:
-                start = os.lseek(one.fileno(), end, os.SEEK_DATA)
-            except OSError as exc:
-                if exc.errno != errno.ENXIO:
-                    raise
-                return  # holes to the end
-            end = os.lseek(one.fileno(), start, os.SEEK_HOLE)
+        os.truncate(other.fileno(), os.fstat(one.fileno()).st_size)
+        for start, end in _data(one.fileno()):
             while start < end:
                 data = os.pread(one.fileno(), min(end - start, 1 << 20), start)
                 start += os.pwrite(other.fileno(), data, start)

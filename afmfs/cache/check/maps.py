@@ -69,7 +69,8 @@ def _is_only_copy(source: Source, ino: Any) -> bool:
     if row is None:
         return False
     never_sent, pending, queued, unheld = row
-    return bool(never_sent or unheld or (pending and (source.missing or not queued)))
+    not_told = source.missing or not queued or source.unsure
+    return bool(never_sent or unheld or (pending and not_told))
 
 
 def _finding(source: Source, one: BadRows, every: list[BadRows]) -> Finding:
@@ -80,11 +81,14 @@ def _finding(source: Source, one: BadRows, every: list[BadRows]) -> Finding:
     if one.only_here:
         text += ", and home need not have what they were of"
         repair = "reads of that fail, and nothing is sent until `start`; a copy of the blob is kept"
+    elif source.unsure:
+        text += ", and home need not have it, as a resync or failover is due"
+        repair = "the file is fetched again if home has it; a copy of the blob is kept"
     return Finding(
         kind=MAP,
         text=text,
         repair=repair,
-        severity=Severity.LOST if one.only_here else Severity.ERROR,
+        severity=Severity.LOST if one.only_here or source.unsure else Severity.ERROR,
         ino=one.ino,
         path=None if one.ino is None else source.path(one.ino),
         mend=doing(Repair.drop_map_rows, every),

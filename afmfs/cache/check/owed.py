@@ -8,12 +8,12 @@ between, at whatever mend, is taken up by the next one as if it had gone on.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from afmfs.cache.home import lost_entries
-from afmfs.cache.job.jobs import Job, stored_job
+from afmfs.cache.job.jobs import RECOVERY, Job, stored_job
 from afmfs.cache.store.store import Store
 
 KEY = "repair"
@@ -47,6 +47,16 @@ def job_before(settings: Mapping[str, Any]) -> Any:
     if isinstance(mark, dict) and mark.get("id") == decoded(text).get("id"):
         return mark.get("before")
     return text
+
+
+def home_is_unsure(get: Callable[[str], Any]) -> bool:
+    """Whether home need not have what counts as clean, of any file: it is another home, or one that
+    has changed, and a failover or resync is to bring it there. (A recovery is of what the queue
+    tells, or of what has changed: the home is the one that has all the rest.)"""
+    if get("needs_resync"):
+        return True
+    text = get("job")
+    return bool(text) and decoded(text).get("kind") != RECOVERY
 
 
 class Owed:

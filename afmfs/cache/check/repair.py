@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from afmfs.cache.check.adoption import Adoption
 from afmfs.cache.check.entry_repair import EntryRepair
+from afmfs.cache.check.owed import home_is_unsure
 from afmfs.cache.check.tables import index_sql
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.damage import Damage
@@ -184,6 +185,8 @@ class Repair(EntryRepair):
         store, inode = self._store, self._store.inode(ino)
         if inode is None:
             return
+        if gone and home_is_unsure(store.get):
+            self._keep_copy(inode)  # what is left may be all that there is of it
         for start, end in gone:
             self._validity.unmark(inode, start, end)
         if lost:
@@ -236,6 +239,8 @@ class Repair(EntryRepair):
         )
         dirty = ranges.union(rows)
         lost = tuple(part for a, b in valid for part in ranges.within(dirty, a, b))
+        if lost and home_is_unsure(self._store.get):
+            lost = valid  # as of any blob that is gone (`Suspects`)
         gen = inode.gen
         self._store.save(inode, gen=0)
         self.lose(ino, valid, lost)
@@ -250,6 +255,8 @@ class Repair(EntryRepair):
             self._store.execute("SELECT chunk, bits FROM blockmap WHERE ino=?", (ino,)).fetchall()
         )
         spans = self._store.execute("SELECT start, end FROM span WHERE ino=?", (ino,)).fetchall()
+        if home_is_unsure(self._store.get):
+            self._keep_copy(inode)  # of what the rows don't say
         self._write_map(inode, map_ranges(Map(chunks, spans), inode.size, self._block))
 
     def _write_map(self, inode: Inode, valid: Ranges) -> None:
@@ -268,6 +275,7 @@ class Repair(EntryRepair):
         )
         if not gone:
             return  # done, for an earlier one of `bad`
+        unsure = home_is_unsure(self._store.get)
         partial = [(one, self._partial(one.ino)) for one in bad]
         if all(inode for _, inode in partial):
             self.keep_parts({one.ino for one in bad if one.ino is not None})
@@ -277,6 +285,9 @@ class Repair(EntryRepair):
         for one, inode in partial:
             if inode is not None and one.only_here:
                 self._give_up(inode, self._not_valid(inode, one.places))
+            elif inode is not None and unsure and inode.changed <= inode.retired:
+                # A part of it would go to a home without it, with nulls for the rest.
+                self._write_map(inode, ())
             if inode is not None:
                 may_be_evicted(self._store, [inode])
 

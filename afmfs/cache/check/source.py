@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from afmfs.cache.check.owed import KEY, decoded, job_before
+from afmfs.cache.check.owed import KEY, decoded, home_is_unsure, job_before
 from afmfs.cache.content.blobs import blob_name
 from afmfs.cache.content.recovery import may_have_lost_writes
 from afmfs.cache.report.queue import Paths
@@ -54,6 +54,7 @@ class Source:
         self.ino_limit = self._number("ino_limit", 16)
         self.durable_entry = self._number("durable_entry", 0)
         self.home = self._number("home", 1)
+        self.unsure = home_is_unsure(self.setting)  # home need not have what is clean
         job = decoded(job_before(self.settings))
         self.missing = bool(job.get("missing"))  # entries that a job makes up for
         self.job = bool(job)

@@ -123,11 +123,18 @@ class Suspects:
             # Nothing from `home_valid` on is ever fetched, whatever entries say.
             dirty = ranges.union([*queued.dirty.get(ino, ()), (inode.home_valid, inode.size)])
             lost = tuple(part for a, b in gone for part in ranges.within(dirty, a, b))
+            if source.unsure and gone:
+                gone, lost = self._if_unsure(
+                    suspect, gone, pending=bool(lost or ino in queued.dirty)
+                )
         name = blob_name(inode.gen)
         text = f"its blob {name} is missing"
         if suspect.trouble == "short":
             text = f"its blob {name} has {length} of {inode.size} bytes"
         repair = "what is missing is fetched again" if gone else "it had nothing to be missed"
+        if gone and source.unsure:
+            text += "; home need not have it, as a resync or failover is due"
+            repair = "it is fetched again if home has it; what is left of the blob is kept"
         if lost:
             shown = ", ".join(f"{a}-{b}" for a, b in lost[:4]) + ", ..." * (len(lost) > 4)
             text += f"; bytes {shown} were only here"
@@ -139,12 +146,19 @@ class Suspects:
             kind=f"{suspect.trouble} blob",
             text=text,
             repair=repair,
-            severity=Severity.LOST if lost else Severity.ERROR,
+            severity=Severity.LOST if lost or (gone and source.unsure) else Severity.ERROR,
             ino=ino,
             path=source.path(ino),
             detail={"blob": name, "length": length, "size": inode.size, "lost": lost},
             mend=doing(Repair.lose, ino, gone, lost),
         )
+
+    def _if_unsure(self, suspect: Suspect, gone: Ranges, *, pending: bool) -> tuple[Ranges, Ranges]:
+        """What is gone, and lost, where home need not have it. The job that is due finds out
+        whether it has the file, if nothing of that is here: then it is read from home, or known to
+        be lost. Of a part it would make a file with nulls for what is gone. So a clean file is
+        given up as a whole; of one that has pending bytes, what is gone is lost."""
+        return (gone, gone) if pending else (suspect.valid, ())
 
     def _is_only_copy(self, inode: Inode, queued: _Queued) -> bool:
         """Whether home may have nothing of what is cached, though no entry says so."""
