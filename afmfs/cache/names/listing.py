@@ -7,7 +7,6 @@ thrown away and read again.
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -28,6 +27,9 @@ ROW = 4096
 
 STEP = 256
 """Entries that enter in one transaction; other requests are answered between two."""
+
+SLICE = 64 << 10
+"""Bytes of a listing that are unpacked at once."""
 
 
 class Lister:
@@ -149,13 +151,20 @@ def discard(store: Store, directory: Inode) -> None:
 
 def steps(fd: int) -> Iterator[list[Any]]:
     """The entries in a memory file that holds one msgpack list after the other."""
-    with mmap.mmap(fd, os.fstat(fd).st_size, prot=mmap.PROT_READ) as data:
-        unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
+    step: list[Any] = []
+    for row in _rows(fd):
+        step.append(row)
+        if len(step) == STEP:
+            yield step
+            step = []
+    yield step
+
+
+def _rows(fd: int) -> Iterator[list[Any]]:
+    """One by one, and of the file no more at once than a slice: that of a directory of millions of
+    entries has hundreds of megabytes."""
+    unpacker, offset = msgpack.Unpacker(raw=False, max_buffer_size=0), 0
+    while data := os.pread(fd, SLICE, offset):
         unpacker.feed(data)
-        step: list[Any] = []
-        for row in unpacker:
-            step.append(row)
-            if len(step) == STEP:
-                yield step
-                step = []
-        yield step
+        yield from unpacker  # what is cut off waits there for the next slice
+        offset += len(data)
