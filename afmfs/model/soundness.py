@@ -6,13 +6,13 @@ A fault is a sentence about a row and, where the row itself tells what is right,
 from __future__ import annotations
 
 import stat
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
-from bitarray import bitarray
-
-from afmfs.model import blocks, ranges
-from afmfs.model.bitmap import CHUNK, runs
+from afmfs.model import bitmap, blocks, ranges
+from afmfs.model.bitmap import CHUNK
 from afmfs.model.entry import FIRST_INO, ROOT, UNLINKED, Entry, Op
 from afmfs.model.ranges import Range, Ranges
 
@@ -90,10 +90,14 @@ def version_fault(inode: Any) -> Fault | None:
 # -- block maps ----------------------------------------------------------------------------------
 
 
+END = 1 << 62
+"""No block has this number."""
+
+
 class Map(NamedTuple):
     """The rows of a file's map."""
 
-    chunks: dict[Any, Any]
+    chunks: dict[Any, Any]  # and runs of them
     spans: list[tuple[Any, Any]]
 
 
@@ -102,11 +106,14 @@ def map_faults(rows: Map, size: int, block: int) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     last = blocks.count(size, block)
     for chunk, stored in rows.chunks.items():
-        bits = _bits(chunk, stored)
-        if bits is None:
+        if not _is_row(chunk, stored):
             found.append(("bad row", f"chunk {chunk} of its map can't be read"))
-        elif bits.find(True, max(0, last - chunk * CHUNK)) >= 0 or chunk < 0:
+        elif chunk < 0 or any(bitmap.cached(chunk, stored, range(last, END))):
             found.append(("stale bit", f"blocks beyond its {size} bytes count as cached"))
+    good = _good_rows(rows.chunks)
+    for (chunk, stored), (following, _) in pairwise(good):
+        if chunk + bitmap.reach(stored) > following:
+            found.append(("overlap", f"chunk {following} of its map is in a run as well"))
     before = 0
     for start, end in sorted(rows.spans, key=str):
         if not (type(start) is int and type(end) is int and 0 <= start < end):
@@ -117,7 +124,7 @@ def map_faults(rows: Map, size: int, block: int) -> list[tuple[str, str]]:
             found.append(("stale bit", f"{text} count as cached, and it has {size} bytes"))
         elif start // block != (end - 1) // block:
             found.append(("overlap", f"{text} are noted as part of one block, and reach over two"))
-        elif start < before or _bit(rows.chunks, start // block):
+        elif start < before or _bit(good, start // block):
             found.append(("overlap", f"{text} count as cached twice"))
         before = max(before, end)
     return found
@@ -127,29 +134,29 @@ def good_spans(spans: Sequence[tuple[Any, Any]]) -> list[Range]:
     return [(a, b) for a, b in spans if type(a) is int and type(b) is int and 0 <= a < b]
 
 
-def _bits(chunk: Any, stored: Any) -> bitarray | None:
-    if type(chunk) is not int or not isinstance(stored, bytes) or len(stored) != CHUNK // 8:
-        return None
-    bits = bitarray(endian="little")
-    bits.frombytes(stored)
-    return bits
+def _is_row(chunk: Any, stored: Any) -> bool:
+    """Whether it can be one of a block map."""
+    if type(chunk) is not int or not isinstance(stored, bytes):
+        return False
+    return bitmap.is_stored(stored) and 0 < bitmap.reach(stored) <= END // CHUNK
 
 
-def _bit(chunks: Mapping[int, Any], number: int) -> bool:
-    bits = _bits(number // CHUNK, chunks.get(number // CHUNK))
-    return bits is not None and bool(bits[number % CHUNK])
+def _good_rows(chunks: Mapping[Any, Any]) -> list[tuple[int, bytes]]:
+    return sorted(row for row in chunks.items() if _is_row(*row))
+
+
+def _bit(rows: Sequence[tuple[int, bytes]], number: int) -> bool:
+    """Whether a block is cached, by the last row that may be of it."""
+    at = bisect_right(rows, number // CHUNK, key=lambda row: row[0]) - 1
+    return at >= 0 and any(bitmap.cached(*rows[at], range(number, number + 1)))
 
 
 def map_ranges(rows: Map, size: int, block: int) -> Ranges:
     """The bytes below `size` that the map calls valid, as far as it can be read."""
     found = good_spans(rows.spans)
-    for chunk, stored in rows.chunks.items():
-        bits = _bits(chunk, stored)
-        if bits is not None and chunk >= 0:
-            base = chunk * CHUNK
-            found += [
-                ((base + a) * block, (base + b) * block) for a, b in runs(bits, 0, CHUNK, True)
-            ]
+    for chunk, stored in _good_rows(rows.chunks):
+        if chunk >= 0:
+            found += ((a * block, b * block) for a, b in bitmap.cached(chunk, stored, range(END)))
     return ranges.cut(ranges.union(found), size)
 
 

@@ -15,10 +15,9 @@ from afmfs.cache.fileset import Fileset
 from afmfs.model.entry import ROOT
 from scripts.benchmark.planted import PER_DIRECTORY, plant
 from tests.harness.fake_gateway import open_office
+from tests.harness.steps import EVERY, StepsCounted
 
 FEW, MANY = 2 * PER_DIRECTORY, 20 * PER_DIRECTORY
-STEPS = 10
-"""How finely they are counted."""
 
 Request = Callable[[Fileset], Awaitable[object]]
 
@@ -68,24 +67,13 @@ async def counted(base: Path, count: int) -> dict[str, int]:
 
 
 async def steps(fileset: Fileset, request: Request) -> int:
-    total = 0
-
-    def count() -> int:
-        nonlocal total
-        total += STEPS
-        return 0
-
-    db = fileset._store.db
-    db.set_progress_handler(count, STEPS)
-    try:
+    with StepsCounted(fileset._store.db) as counted:
         await request(fileset)
-    finally:
-        db.set_progress_handler(None, 0)
-    return total
+    return counted.steps
 
 
 async def test_no_request_grows_with_the_queue(tmp_path: Path) -> None:
     few = await counted(tmp_path / "few", FEW)
     many = await counted(tmp_path / "many", MANY)
     for name in REQUESTS:
-        assert many[name] <= 1.2 * few[name] + 20 * STEPS, name
+        assert many[name] <= 1.2 * few[name] + 20 * EVERY, name

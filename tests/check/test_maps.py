@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from pathlib import Path
 
 import pytest
 
 from afmfs.cache.check.live import LiveCheck
+from afmfs.cache.check.repair import Repair
 from afmfs.cache.check.run import Mending
+from afmfs.cache.check.salvage import _without_rowid
 from afmfs.cache.content.harm import read_note
+from afmfs.cache.content.validity import Validity
+from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.schema import VERSION
+from afmfs.cache.store.store import Store
 from afmfs.errors import Damaged, Refused, is_damage
+from afmfs.model.bitmap import CHUNK, run
+from afmfs.model.row_sum import row_sum
 from tests.check.scene import BLOCK, PART, PATCH, WRITTEN, Scene
 from tests.check.test_harm import assert_read_only, assert_says_so, status
 from tests.harness.mounting import wait_until
@@ -19,6 +27,7 @@ from tests.harness.mounting import wait_until
 NOISE = {
     "bits": "UPDATE blockmap SET bits=randomblob(1024) WHERE ino={ino}",
     "no bits": "UPDATE blockmap SET bits=zeroblob(1024) WHERE ino={ino}",
+    "a run": "UPDATE blockmap SET bits=randomblob(8) WHERE ino={ino}",
     "a text": "UPDATE blockmap SET bits=CAST(x'ff00fe' AS TEXT) WHERE ino={ino}",
     "a chunk": "UPDATE blockmap SET chunk=chunk+1 WHERE ino={ino}",
     "a span": f'UPDATE span SET "end"={4 * BLOCK} WHERE ino={{ino}}',
@@ -75,7 +84,8 @@ async def ino_of(scene: Scene) -> int:
     return (await scene.engine.fileset.lookup(1, b"part")).ino
 
 
-def test_what_home_never_had_is_not_read_as_zeros(scene: Scene) -> None:
+@pytest.mark.parametrize("noise", ["bits", "a run"])
+def test_what_home_never_had_is_not_read_as_zeros(scene: Scene, noise: str) -> None:
     """Home refused it for good: what the row was of is lost, and a copy of the blob is kept."""
     ino = scene.ino(b"part")
     scene.sql(
@@ -86,13 +96,33 @@ def test_what_home_never_had_is_not_read_as_zeros(scene: Scene) -> None:
         f"UPDATE inode SET retired=changed WHERE ino={ino}",
     )
     assert "damaged map" not in {one.kind for one in scene.found()}
-    plant(scene, "bits")
+    plant(scene, noise)
     told = {one.kind: one.severity for one in scene.found()}
     assert told["damaged map"] == "lost"
     scene.mend()
     scene.engine.start()
     assert set(read_anywhere(scene)) == {None}
     scene.engine.stop()
+
+
+def test_how_far_a_bad_run_may_have_reached(tmp_path: Path) -> None:
+    """To the next row that is left, or to the end; a bad chunk no further than it is long."""
+    store, chunk = Store(tmp_path / "cache.db"), BLOCK * CHUNK
+    with store:
+        inode = store.add(Inode(17, 0o100644, 0, 0, 0, 1, 90 * chunk, 0, 0, 0, whole=False))
+        repair = Repair(store, BLOCK)
+        assert repair._not_valid(inode, [("run", 3)]) == ((3 * chunk, 90 * chunk),)
+        Validity(store, BLOCK).mark(inode, 40 * chunk, 41 * chunk, inode.size)
+        assert repair._not_valid(inode, [("run", 3)]) == ((3 * chunk, 40 * chunk),)
+        assert repair._not_valid(inode, [("chunk", 3)]) == ((3 * chunk, 4 * chunk),)
+    store.close()
+
+
+def test_runs_are_recognized_in_what_is_left_of_a_database() -> None:
+    stored = run(1 << 20)
+    assert _without_rowid((17, 5, stored, row_sum(17, 5, stored))) == "blockmap"
+    assert _without_rowid((17, 5, stored, row_sum(17, 6, stored))) == ""
+    assert _without_rowid((17, 5, b"longname", 18)) == "dentry"
 
 
 def test_a_map_that_the_gateway_meets(scene: Scene) -> None:

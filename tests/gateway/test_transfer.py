@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from afmfs.gateway.state import transfer
 from afmfs.gateway.state.view import View
+from afmfs.model import bitmap
 from afmfs.model.row_sum import row_sum
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -97,6 +98,31 @@ def test_only_what_is_valid(mount: FakeMount) -> None:
     assert got[:100] == b"h" * 100 and got[100:200] == b"c" * 100
     assert got[200:8192] == b"h" * 7992 and got[8192:12288] == b"c" * 4096
     assert got[12288:20_000] == b"h" * 7712 and got[20_000:] == bytes(20_000)
+
+
+def test_a_run_of_chunks(mount: FakeMount) -> None:
+    """It is found from anywhere in it, and looked for in what precedes."""
+    (mount.home / "f").write_bytes(b"h")
+    f, chunk = mount.adopt(b"f"), bitmap.CHUNK * BLOCK
+    mount.update(f, size=1 << 50)
+    bits = bytes([1]) + bytes(1023)
+    for place, stored_ in ((0, bits), (2, bitmap.run(1000)), (1002, bits), (2000, bits)):
+        row = (f, place, stored_, row_sum(f, place, stored_))
+        mount.db.execute("INSERT INTO blockmap VALUES (?,?,?,?)", row)
+    view = View(mount.cache, BLOCK)
+    run = (2 * chunk, 1002 * chunk + BLOCK)
+    for asked, valid in {
+        (0, 1 << 50): ((0, BLOCK), run, (2000 * chunk, 2000 * chunk + BLOCK)),
+        (chunk, 3 * chunk): ((2 * chunk, 3 * chunk),),
+        (500 * chunk + 5, 500 * chunk + 9): ((500 * chunk + 5, 500 * chunk + 9),),
+        (1001 * chunk, 1500 * chunk): ((1001 * chunk, run[1]),),
+        (1 * chunk, 2 * chunk): (),
+        (1003 * chunk, 1004 * chunk): (),
+    }.items():
+        sources = view.sources(f, (asked,))
+        assert sources is not None and sources.valid == valid
+    assert view.objects_among([f])[0].bytes == 1000 * chunk + 3 * BLOCK
+    view.close()
 
 
 @pytest.mark.parametrize("size", [10, 70_000, 20 << 20])

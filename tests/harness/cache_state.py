@@ -164,6 +164,10 @@ class CacheState:
     def _ranges(self, db: sqlite3.Connection, ino: int) -> Iterable[tuple[int, int]]:
         rows = db.execute("SELECT chunk, bits FROM blockmap WHERE ino=?", (ino,)).fetchall()
         for chunk, bits in rows:
+            if len(bits) == 8:  # a run of full chunks
+                stop = chunk + int.from_bytes(bits, "little")
+                yield chunk * 8192 * self.block, stop * 8192 * self.block
+                continue
             for number in range(len(bits) * 8):
                 if bits[number // 8] >> number % 8 & 1:
                     start = (chunk * 8192 + number) * self.block

@@ -14,6 +14,7 @@ from afmfs.cache.check.repair import BadRows, Repair, doing
 from afmfs.cache.check.source import Source
 from afmfs.cache.store.schema import BAD_ROWS
 from afmfs.cache.store.store import with_row_sum
+from afmfs.model import bitmap
 from afmfs.model.findings import Finding, Severity
 
 MAP = "damaged map"
@@ -21,6 +22,10 @@ MAP = "damaged map"
 PAGE = 1000
 
 _PLACES = {"blockmap": "chunk", "span": "start"}
+_KINDS = {
+    "blockmap": f"CASE length(bits) WHEN {len(bitmap.run(0))} THEN 'run' ELSE 'chunk' END",
+    "span": "'start'",
+}
 _FIRST = -(1 << 63)
 
 
@@ -31,9 +36,9 @@ def check(source: Source) -> Iterator[list[Finding]]:
     found: dict[Any, list[tuple[str, Any]]] = defaultdict(list)
     for table in BAD_ROWS:
         for page in _pages(source, table):
-            for ino, place, is_bad in page:
+            for ino, place, kind, is_bad in page:
                 if is_bad:
-                    found[ino].append((_PLACES[table], place))
+                    found[ino].append((kind, place))
             yield []
     bad = [
         BadRows(ino if type(ino) is int else None, places, _is_only_copy(source, ino))
@@ -42,12 +47,12 @@ def check(source: Source) -> Iterator[list[Finding]]:
     yield [_finding(source, one, bad) for one in bad]
 
 
-def _pages(source: Source, table: str) -> Iterator[list[tuple[Any, Any, int]]]:
+def _pages(source: Source, table: str) -> Iterator[list[tuple[Any, Any, str, int]]]:
     """The content is compared inside SQLite: noise need not be something that Python can read."""
     place = _PLACES[table]
     sql = (
-        f"SELECT ino, {place}, {BAD_ROWS[table]} FROM {table} WHERE (ino, {place}) > (?, ?)"
-        f" ORDER BY ino, {place} LIMIT {PAGE}"
+        f"SELECT ino, {place}, {_KINDS[table]}, {BAD_ROWS[table]} FROM {table}"
+        f" WHERE (ino, {place}) > (?, ?) ORDER BY ino, {place} LIMIT {PAGE}"
     )
     after: tuple[Any, Any] = _FIRST, _FIRST
     while rows := source.execute(sql, after).fetchall():

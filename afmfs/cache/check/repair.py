@@ -30,7 +30,7 @@ from afmfs.model import blocks, ranges
 from afmfs.model.bitmap import CHUNK
 from afmfs.model.entry import ROOT, Op
 from afmfs.model.ranges import Ranges
-from afmfs.model.soundness import Map, map_ranges
+from afmfs.model.soundness import END, Map, map_ranges
 
 
 def doing(method: Callable[..., None], *values: Any) -> Callable[[Any], None]:
@@ -42,7 +42,7 @@ class BadRows(NamedTuple):
     """Rows of a file's map that are not what was written."""
 
     ino: int | None  # None: of no file that can be named
-    places: list[tuple[str, Any]]  # chunks, and starts of spans
+    places: list[tuple[str, Any]]  # chunks, runs of them, and starts of spans
     only_here: bool  # home need not have what they were of
 
 
@@ -299,14 +299,21 @@ class Repair(EntryRepair):
         """What rows at `places` may have said, but for what is valid all the same."""
         found: list[tuple[int, int]] = []
         for column, place in places:
-            reach = self._block * (CHUNK if column == "chunk" else 1)
-            first = place if column == "chunk" else place // self._block
-            found.append((first * reach, (first + 1) * reach))
+            reach = self._block * (1 if column == "start" else CHUNK)
+            first = place // self._block if column == "start" else place
+            end = self._next_row(inode.ino, place) if column == "run" else first + 1
+            found.append((first * reach, end * reach))
         return tuple(
             gap
             for a, b in ranges.within(ranges.union(found), 0, inode.size)
             for gap in ranges.gaps(self._validity.valid(inode, a, b), a, b)
         )
+
+    def _next_row(self, ino: int, chunk: int) -> int:
+        """How far a run from `chunk` on may have reached."""
+        sql = "SELECT min(chunk) FROM blockmap WHERE ino=? AND chunk>?"
+        (found,) = self._store.execute(sql, (ino, chunk)).fetchone()
+        return int(found or END // CHUNK)
 
     def map_of_whole(self, ino: int) -> None:
         """It counts as whole, and has a map: the map, and what is pending, is believed."""

@@ -27,7 +27,7 @@ from afmfs.cache.check.pages import Pages, Record
 from afmfs.cache.content.harm import Note, read_note, write_note
 from afmfs.cache.store.schema import BAD_ROWS
 from afmfs.cache.store.store import PAGE_SIZE, connect, connect_read_only, create, with_row_sum
-from afmfs.model.bitmap import CHUNK
+from afmfs.model import bitmap
 from afmfs.model.row_sum import row_sum
 from afmfs.model.soundness import entry_fault, is_inode, is_name
 
@@ -289,10 +289,10 @@ def _recognized(records: Iterator[Record]) -> Iterator[tuple[str, tuple[Any, ...
 
 def _without_rowid(values: tuple[Any, ...]) -> str:
     types = tuple(map(type, values))
-    if types == (int, int, bytes, int) and len(values[2]) == CHUNK // 8:
-        return "blockmap" if values[3] == row_sum(*values[:3]) else ""
-    if types == (int, int, bytes, int) and is_name(values[2]):
-        return "dentry"
+    if types == (int, int, bytes, int):
+        if bitmap.is_stored(values[2]) and values[3] == row_sum(*values[:3]):
+            return "blockmap"
+        return "dentry" if is_name(values[2]) else ""
     if types == (int, bytes, bytes):
         return "xattr"
     if len(types) == 2 and types[0] is str:

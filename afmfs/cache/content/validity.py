@@ -4,6 +4,9 @@ A file is whole (every byte is valid, holes are zeros), or it has a block map an
 that are not complete, spans. Whatever is not valid reads as zeros from `home_valid` on and is
 fetched below it. Marks are made in the caller's transaction, after the bytes are in the blob.
 
+Anybody can give a file a size that would have millions of chunks, so nothing here goes through the
+numbers of chunks: only through rows that there are, and those at the ends of a range (`bitmap`).
+
 Each row has a checksum, which is verified where the row is read: one that is not as it was written
 proves that cache.db is damaged, and no byte is read, or written, by it.
 """
@@ -11,8 +14,6 @@ proves that cache.db is damaged, and no byte is read, or written, by it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from bitarray import bitarray
 
 from afmfs.cache.store.inode import Inode
 from afmfs.cache.store.store import Store
@@ -22,12 +23,19 @@ from afmfs.model.bitmap import CHUNK
 from afmfs.model.ranges import Range, Ranges
 from afmfs.model.row_sum import row_sum
 
-_SELECT_CHUNK = "SELECT bits, crc FROM blockmap WHERE ino=? AND chunk=?"
-_SELECT_CHUNKS = "SELECT chunk, bits, crc FROM blockmap WHERE ino=?"
-_PUT_CHUNK = "INSERT OR REPLACE INTO blockmap VALUES (?,?,?,?)"
+_SELECT_ROW = (
+    "SELECT chunk, bits, crc FROM blockmap WHERE ino=? AND chunk<=? ORDER BY chunk DESC LIMIT 1"
+)
+_SELECT_ROWS = "SELECT chunk, bits, crc FROM blockmap WHERE ino=? AND chunk>? AND chunk<?"
+_SELECT_ALL = "SELECT chunk, bits, crc FROM blockmap WHERE ino=?"
+_PUT_ROW = "INSERT OR REPLACE INTO blockmap VALUES (?,?,?,?)"
+_DELETE_ROWS = "DELETE FROM blockmap WHERE ino=? AND chunk>=? AND chunk<?"
 _SELECT_SPANS = "SELECT start, end, crc FROM span WHERE ino=? AND start>=? AND start<?"
 _DELETE_SPANS = "DELETE FROM span WHERE ino=? AND start>=? AND start<?"
 _INSERT_SPAN = "INSERT INTO span VALUES (?,?,?,?)"
+
+Row = tuple[int, bytes]
+"""Of a block map: a chunk and what is stored with it."""
 
 
 class Validity:
@@ -45,10 +53,10 @@ class Validity:
         if inode.whole:
             return ((start, end),)
         found: list[tuple[int, int]] = []
-        for chunk, low, high in bitmap.pieces(blocks.touched(start, end, self.block)):
-            base = chunk * CHUNK
-            for a, b in bitmap.runs(self._chunk(inode.ino, chunk), low, high, True):
-                found.append(((base + a) * self.block, (base + b) * self.block))
+        among = blocks.touched(start, end, self.block)
+        for chunk, stored in self._rows(inode.ino, among):
+            for a, b in bitmap.cached(chunk, stored, among):
+                found.append((a * self.block, b * self.block))
         first = start - start % self.block
         found += self._spans(inode.ino, first, end)
         return ranges.within(ranges.union(found), start, end)
@@ -72,10 +80,8 @@ class Validity:
         total = blocks.count(inode.size, self.block)
         if inode.whole:
             return total, inode.size
-        number = sum(
-            self._bits(inode.ino, *row).count()
-            for row in self._store.execute(_SELECT_CHUNKS, (inode.ino,)).fetchall()
-        )
+        rows = self._store.execute(_SELECT_ALL, (inode.ino,)).fetchall()
+        number = sum(bitmap.number(self._vouched_for(inode.ino, row)[1]) for row in rows)
         return number, number * self.block - self._beyond_end(inode, total)
 
     def cached_bytes(self, inode: Inode, among: range) -> int:
@@ -87,17 +93,21 @@ class Validity:
                 blocks.bounds(among.stop - 1, inode.size, self.block)[1] - among.start * self.block
             )
         number = sum(
-            self._chunk(inode.ino, chunk)[low:high].count()
-            for chunk, low, high in bitmap.pieces(among)
+            bitmap.number_among(chunk, stored, among)
+            for chunk, stored in self._rows(inode.ino, among)
         )
         beyond = self._beyond_end(inode, total) if among.stop == total else 0
         return number * self.block - beyond
 
     def _beyond_end(self, inode: Inode, total: int) -> int:
         """What a cached last block lacks to a full one."""
-        if not total or not self._chunk(inode.ino, (total - 1) // CHUNK)[(total - 1) % CHUNK]:
+        if not total or not self._is_cached(inode.ino, total - 1):
             return 0
         return total * self.block - inode.size
+
+    def _is_cached(self, ino: int, number: int) -> bool:
+        row = self._row(ino, number // CHUNK)
+        return row is not None and bool(bitmap.load(row[1])[number % CHUNK])
 
     # -- marks, in the caller's transaction ------------------------------------------------------
 
@@ -119,7 +129,7 @@ class Validity:
         self, ino: int, number: int, start: int, end: int, bounds: tuple[int, int]
     ) -> None:
         """A part of a block became valid: a span, or its bit if that completes it."""
-        if start >= end or self._chunk(ino, number // CHUNK)[number % CHUNK]:
+        if start >= end or self._is_cached(ino, number):
             return
         where = (ino, number * self.block, (number + 1) * self.block)
         merged = ranges.add(tuple(self._spans(*where)), start, end)
@@ -130,15 +140,24 @@ class Validity:
             self._put_spans(ino, merged)
 
     def _set(self, ino: int, full: range) -> None:
-        for chunk, low, high in bitmap.pieces(full):
-            bits = self._chunk(ino, chunk)
-            bits[low:high] = True
-            self._put(ino, chunk, bits.tobytes())
+        pieces, inner = bitmap.parts(full)
+        for piece in pieces:
+            self._change(ino, *piece, True)
+        if inner:
+            self._take_out(ino, inner)
+            self._put(ino, inner.start, bitmap.run(len(inner)))
         if full:
             self._store.execute(
                 _DELETE_SPANS,
                 (ino, full.start * self.block, full.stop * self.block),
             )
+
+    def _clear(self, ino: int, numbers: range) -> None:
+        pieces, inner = bitmap.parts(numbers)
+        for piece in pieces:
+            self._change(ino, *piece, False)
+        if inner:
+            self._take_out(ino, inner)
 
     def unmark(self, inode: Inode, start: int, end: int | None = None) -> None:
         """Nothing in [start, end) is valid any more (to the end of the file where end is None).
@@ -151,10 +170,7 @@ class Validity:
         for edge in {start // self.block, (stop - 1) // self.block} if stop > start else set():
             first, last = blocks.bounds(edge, inode.size, self.block)
             kept += ranges.subtract(self.valid(inode, first, last), start, stop)
-        for chunk, low, high in bitmap.pieces(blocks.touched(start, stop, self.block)):
-            bits = self._chunk(ino, chunk)
-            bits[low:high] = False
-            self._put(ino, chunk, bits.tobytes())
+        self._clear(ino, blocks.touched(start, stop, self.block))
         low, high = start - start % self.block, blocks.count(stop, self.block) * self.block
         self._store.execute(_DELETE_SPANS, (ino, low, high))
         self._put_spans(ino, kept)
@@ -165,10 +181,7 @@ class Validity:
             return
         keep = blocks.count(size, self.block)
         total = blocks.count(inode.size, self.block)
-        for chunk, low, high in bitmap.pieces(range(keep, total)):
-            bits = self._chunk(inode.ino, chunk)
-            bits[low:high] = False
-            self._put(inode.ino, chunk, bits.tobytes())
+        self._clear(inode.ino, range(keep, total))
         first = max(0, keep - 1) * self.block
         left = ranges.cut(ranges.union(self._spans(inode.ino, first, size)), size)
         self._store.execute("DELETE FROM span WHERE ino=? AND start>=?", (inode.ino, first))
@@ -202,21 +215,55 @@ class Validity:
 
     # -- rows ------------------------------------------------------------------------------------
 
-    def _chunk(self, ino: int, chunk: int) -> bitarray:
-        row = self._store.execute(_SELECT_CHUNK, (ino, chunk)).fetchone()
-        return bitmap.load(None) if row is None else self._bits(ino, chunk, *row)
+    def _row(self, ino: int, chunk: int) -> Row | None:
+        """The row that `chunk` lies in: its own, or a run's."""
+        found = self._store.execute(_SELECT_ROW, (ino, chunk)).fetchone()
+        if found is None:
+            return None
+        row = self._vouched_for(ino, found)
+        return row if chunk < row[0] + bitmap.reach(row[1]) else None
 
-    def _bits(self, ino: int, chunk: int, bits: bytes, crc: int) -> bitarray:
-        row = (ino, chunk, bits, crc)
+    def _rows(self, ino: int, numbers: range) -> list[Row]:
+        """The rows that have any of the blocks `numbers`."""
+        among = bitmap.chunks(numbers)
+        first = self._row(ino, among.start) if among else None
+        found = self._store.execute(_SELECT_ROWS, (ino, among.start, among.stop)).fetchall()
+        rows = [self._vouched_for(ino, row) for row in found]
+        return rows if first is None else [first, *rows]
+
+    def _change(self, ino: int, chunk: int, low: int, high: int, value: bool) -> None:
+        """Set or clear bits of one chunk."""
+        row = self._row(ino, chunk)
+        if row is None and not value:
+            return
+        bits = bitmap.load(row and row[1])
+        bits[low:high] = value
+        if row is not None and (bitmap.is_run(row[1]) or not bits.any()):
+            self._take_out(ino, range(chunk, chunk + 1))
+        if bits.any():
+            self._put(ino, chunk, bits.tobytes())
+
+    def _take_out(self, ino: int, chunks: range) -> None:
+        """No row is of any of `chunks` any more: a run that reaches in from outside is parted."""
+        left, right = self._row(ino, chunks.start), self._row(ino, chunks.stop - 1)
+        self._store.execute(_DELETE_ROWS, (ino, chunks.start, chunks.stop))
+        if left is not None and left[0] < chunks.start:
+            self._put(ino, left[0], bitmap.run(chunks.start - left[0]))
+        if right is not None and (end := right[0] + bitmap.reach(right[1])) > chunks.stop:
+            self._put(ino, chunks.stop, bitmap.run(end - chunks.stop))
+
+    def _vouched_for(self, ino: int, found: tuple[int, bytes, int]) -> Row:
+        """Raises BadRow if the row is not what was written."""
+        row = (ino, *found)
         if row != self._vouched:  # most often it is: to compare costs a tenth
-            if crc != row_sum(ino, chunk, bits):
+            if found[2] != row_sum(ino, *found[:2]):
                 raise self._bad_row(ino)
             self._vouched = row
-        return bitmap.load(bits)
+        return found[:2]
 
-    def _put(self, ino: int, chunk: int, bits: bytes) -> None:
-        self._vouched = row = (ino, chunk, bits, row_sum(ino, chunk, bits))
-        self._store.execute(_PUT_CHUNK, row)
+    def _put(self, ino: int, chunk: int, stored: bytes) -> None:
+        self._vouched = row = (ino, chunk, stored, row_sum(ino, chunk, stored))
+        self._store.execute(_PUT_ROW, row)
 
     def _spans(self, ino: int, first: int, end: int) -> list[Range]:
         """Those that begin in [first, end)."""

@@ -6,7 +6,7 @@ process is the only writer, the gateway reads through a connection of its own.
 
 from __future__ import annotations
 
-VERSION = 5
+VERSION = 6
 """Format of a cache (`PRAGMA user_version`). An older one is brought up to date when it is opened,
 a newer one is refused."""
 
@@ -38,6 +38,8 @@ CREATE INDEX dentry_ino ON dentry (ino);
 
 -- What is cached of a file that is not whole. A set bit: every byte of the block below the file's
 -- size is right in the blob. Bit n of chunk c is block c * 8192 + n (little-endian, 1024 bytes).
+-- Of 8 bytes it is a run: so many chunks from c on are full (little-endian), and have no other row.
+-- Blocks of which no row tells are not cached.
 CREATE TABLE blockmap (ino, chunk, bits BLOB, PRIMARY KEY (ino, chunk)) WITHOUT ROWID;
 -- Valid bytes inside blocks whose bit is not set.
 CREATE TABLE span (ino, start, end, PRIMARY KEY (ino, start)) WITHOUT ROWID;
@@ -106,6 +108,7 @@ ALTER TABLE span ADD COLUMN crc;
 -- Else whoever removes, evicts or syncs a file would read what was fetched of all the others.
 CREATE INDEX fresh_ino ON fresh (ino);
 """,
+    5: "",  # runs in block maps, which an earlier program would take for bits
 }
 """What makes a cache of one version one of the next."""
 

@@ -20,12 +20,18 @@ from typing import Any, NamedTuple
 
 from afmfs.errors import BadRow
 from afmfs.gateway.home.stamp import Stamp
+from afmfs.model import bitmap
 from afmfs.model.action import Place
-from afmfs.model.bitmap import CHUNK, load, runs
-from afmfs.model.blocks import blob_name
+from afmfs.model.blocks import blob_name, touched
 from afmfs.model.entry import UNLINKED, Entry, Op
-from afmfs.model.ranges import Ranges, add, cut, gaps, union, within
+from afmfs.model.ranges import Ranges, cut, gaps, union, within
 from afmfs.model.row_sum import row_sum
+
+_MAP = (
+    "SELECT chunk, bits, crc FROM blockmap WHERE ino=?1 AND chunk<?3 AND chunk>="
+    "ifnull((SELECT max(chunk) FROM blockmap WHERE ino=?1 AND chunk<=?2), ?2)"
+)
+"""The rows of a map that have any of some chunks; the first may be one that ends before."""
 
 LISTED = 2
 """Of a directory (`Row.listed`): its names are known."""
@@ -215,7 +221,7 @@ class View:
                     (min(partial), max(partial)),
                 ):
                     if ino in partial:
-                        partial[ino] += int.from_bytes(bits).bit_count() * self.block
+                        partial[ino] += bitmap.number(bits) * self.block
         data = (
             0 if not stat.S_ISREG(mode) else size if whole else min(size, partial[ino])
             for ino, mode, size, whole in rows
@@ -315,10 +321,11 @@ class View:
             row = self.row(ino)
             if row is None or row.whole:
                 return None if row is None else _of_whole(row, ranges)
-            valid: Ranges = ()
-            for start, end in cut(ranges, row.size):
-                for a, b in self._valid(ino, start, end):
-                    valid = add(valid, max(a, start), min(b, end))
+            valid = union(
+                part
+                for start, end in cut(ranges, row.size)
+                for part in within(self._valid(ino, start, end), start, end)
+            )
             known = min(row.home_valid, row.size)
             here = union([*valid, *self.lost_bytes(ino)]) if row.size > known else valid
         zeros = [
@@ -333,27 +340,25 @@ class View:
         """Bytes that were only here, and are gone: nothing is sent in their place."""
         return union(self._db.execute("SELECT start, end FROM damaged WHERE ino=?", (ino,)))
 
-    def _valid(self, ino: int, start: int, end: int) -> list[tuple[int, int]]:
+    def _valid(self, ino: int, start: int, end: int) -> Ranges:
         """Runs of valid bytes that touch [start, end), by the block map and the spans."""
         block = self.block
-        first, last = start // block, -(-end // block)
+        among = touched(start, end, block)
+        chunks = bitmap.chunks(among)
         found: list[tuple[int, int]] = []
         for chunk, stored, crc in self._db.execute(
-            "SELECT chunk, bits, crc FROM blockmap WHERE ino=? AND chunk BETWEEN ? AND ?"
-            " ORDER BY chunk",
-            (ino, first // CHUNK, (last - 1) // CHUNK),
+            _MAP, (ino, chunks.start, chunks.stop)
         ).fetchall():
             _vouch(ino, chunk, stored, crc)
-            base = chunk * CHUNK
-            for a, b in runs(load(stored), max(0, first - base), min(CHUNK, last - base), True):
-                found.append(((base + a) * block, (base + b) * block))
+            for a, b in bitmap.cached(chunk, stored, among):
+                found.append((a * block, b * block))
         for a, b, crc in self._db.execute(
             "SELECT start, end, crc FROM span WHERE ino=? AND start>=? AND start<?",
-            (ino, first * block, end),
+            (ino, start - start % block, end),
         ).fetchall():
             _vouch(ino, a, b, crc)
             found.append((a, b))
-        return found
+        return union(found)
 
     def open_blob(self, ino: int, gen: int) -> int | None:
         """A new descriptor of a blob; None if it does not exist (all its bytes are zeros, or it was
