@@ -125,6 +125,37 @@ def test_a_run_of_chunks(mount: FakeMount) -> None:
     view.close()
 
 
+def test_what_neither_side_stores_agrees_unread(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Holes cost nothing, whatever their size. A file that is shorter does not agree."""
+    size, far = 1 << 30, 1 << 29
+    f = mount.make(b"f", size=size)
+    mount.put(f, far, b"data")
+    target, blob, reads = mount.home / "f", os.open(mount.blob(f), os.O_RDWR), 0
+    target.touch()
+    home, honest = os.open(target, os.O_RDWR), os.pread
+
+    def pread(fd: int, count: int, offset: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return honest(fd, count, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    os.truncate(home, size)
+    assert not transfer.agrees(blob, home, ((0, size),))
+    os.pwrite(home, b"data", far)
+    assert transfer.agrees(blob, home, ((0, size),))
+    os.pwrite(home, b"x", size - 1)
+    assert not transfer.agrees(blob, home, ((0, far), (size - 5, size)))
+    assert transfer.agrees(None, home, ((0, far), (far + 4, size - 1)))
+    os.truncate(home, size - 9)
+    assert not transfer.agrees(blob, home, ((far, size),))
+    assert reads < 20
+    os.close(home)
+    os.close(blob)
+
+
 @pytest.mark.parametrize("size", [10, 70_000, 20 << 20])
 @pytest.mark.parametrize("ways", [0, 1, 2])
 def test_every_way_to_copy(

@@ -426,6 +426,29 @@ def test_holes_are_compared_too(mount: VerifyingMount, small_windows: None) -> N
     ]  # fmt: skip
 
 
+def test_a_hole_is_passed_in_one_window(
+    mount: VerifyingMount, small_windows: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a file of a size that cost nothing would be looked at for days."""
+    mount.begin()
+    f, size = mount.pushed(b"f", b"x"), 1 << 24
+    mount.truncate(f, size)
+    empty = mount.make(b"empty")
+    mount.truncate(empty, size)
+    mount.settle()
+    honest, looks = contents._clean, 0
+
+    def clean(*args: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return honest(*args)
+
+    monkeypatch.setattr(contents, "_clean", clean)
+    (last,) = mount.ask(data=True)[1]
+    assert last["summary"]["bytes_compared"] == 2 * size
+    assert looks < 20
+
+
 def test_uncached_bytes_are_not_compared(tree: VerifyingMount) -> None:
     path = tree.at(b"partial")
     st = os.stat(path)

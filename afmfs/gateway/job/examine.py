@@ -24,7 +24,7 @@ from afmfs.gateway.state.view import LISTED, Row
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
 from afmfs.model.entry import CONTENT_OPS, ROOT, UNTOLD, Entry
-from afmfs.model.ranges import Ranges, cut, subtract, union
+from afmfs.model.ranges import Ranges, cut, difference, union
 from afmfs.model.resync import Cached, Found, Job, Kind
 from afmfs.model.times import held
 
@@ -188,8 +188,7 @@ class Examiner:
             gaps = ((0, min(row.size, row.home_valid)),)
         if not row.whole:  # what a check has found to be lost is zeros nowhere
             gaps = union([*gaps, *cut(self.work.view.lost_bytes(row.ino), row.size)])
-        for start, end in sources.valid:
-            gaps = subtract(gaps, start, end)
+        gaps = difference(gaps, sources.valid)
         if gaps and not sources.valid:
             # Its last entry may be retired, as names are settled first, and an older one not.
             dirty = self.work.view.is_pending(row.ino) or self._was_dirty(row)

@@ -7,13 +7,12 @@ at twice, and the caller has to see that nothing of it has changed in between.
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from afmfs.gateway.home.home import Home
-from afmfs.gateway.state.transfer import BlobError
+from afmfs.gateway.state.transfer import BlobError, next_stored
 from afmfs.gateway.state.view import View
 from afmfs.model.ranges import Range, Ranges, cut, union, within
 
@@ -42,13 +41,14 @@ class Tally:
     size: int  # it is compared up to here
     pending: bool  # there are entries of it
     offset: int = 0
+    hole: int = 0  # up to here neither side stores anything
     compared: int = 0  # bytes of the present window
     tries: int = 0  # at it
     ranges: Ranges = ()  # that differ
 
     @property
     def window(self) -> Range:
-        return self.offset, min(self.offset + WINDOW, self.size)
+        return self.offset, min(max(self.offset + WINDOW, self.hole), self.size)
 
     def end(self) -> None:
         """The rest is not to be compared."""
@@ -79,11 +79,17 @@ def compare(view: View, settled: Settled, tally: Tally, fd: int, size: int) -> C
     None if its blob was replaced meanwhile. Yields numbers of bytes as they are compared. BlobError
     where the cache's own copy can't be read, OSError where home's can't.
     """
+    tally.hole = 0
     gen, ranges = _clean(view, settled, tally)
     blob = view.open_blob(tally.ino, gen)
     try:
         if blob is None and gen and _clean(view, settled, tally)[0] != gen:
             return None
+        tally.hole = next_stored(blob, fd, tally.offset, tally.size)
+        if tally.hole > tally.offset + WINDOW:  # of petabytes, perhaps: passed in one window
+            now, ranges = _clean(view, settled, tally)
+            if now != gen:
+                return None
         differing: list[Range] = []
         for start, end in cut(ranges, size):
             yield from _compare(blob, fd, start, end, differing)
@@ -118,9 +124,7 @@ def _compare(
 ) -> Generator[int, None, None]:
     """Compare [start, stop); adds to `differing`. Yields numbers of bytes as it goes on."""
     while start < stop:
-        data = _next_data(fd, start, stop)
-        if blob is not None and data > start:
-            data = min(data, _next_data(blob, start, stop))
+        data = next_stored(blob, fd, start, stop)
         if data > start:
             yield data - start  # a hole in both
             start = data
@@ -151,11 +155,3 @@ def _grains(ours: bytes, theirs: bytes, offset: int) -> list[Range]:
             found.append((offset + at, offset + end))
         at = end
     return found
-
-
-def _next_data(fd: int, start: int, stop: int) -> int:
-    """Where data begins in [start, stop); `stop` where there is none. Who can't tell has data."""
-    try:
-        return min(os.lseek(fd, start, os.SEEK_DATA), stop)
-    except OSError as exc:
-        return stop if exc.errno == errno.ENXIO else start

@@ -245,9 +245,11 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
 
 def agrees(blob: int | None, fd: int, ranges: Ranges) -> bool:
     """Whether home's file holds the same bytes as the blob in all of `ranges`."""
+    if ranges and os.fstat(fd).st_size < ranges[-1][1]:
+        return False
     for start, stop in ranges:
         position = start
-        while position < stop:
+        while (position := next_stored(blob, fd, position, stop)) < stop:
             count = min(1 << 20, stop - position)
             theirs = os.pread(fd, count, position)
             try:
@@ -258,3 +260,17 @@ def agrees(blob: int | None, fd: int, ranges: Ranges) -> bool:
                 return False
             position += count
     return True
+
+
+def next_stored(blob: int | None, fd: int, start: int, stop: int) -> int:
+    """Where in [start, stop) the blob or home's file has data; `stop` where none of them has."""
+    data = _next_data(fd, start, stop)
+    return data if blob is None else min(data, _next_data(blob, start, stop))
+
+
+def _next_data(fd: int, start: int, stop: int) -> int:
+    """Who can't tell has data."""
+    try:
+        return min(os.lseek(fd, start, os.SEEK_DATA), stop)
+    except OSError as exc:
+        return stop if exc.errno == errno.ENXIO else start
