@@ -243,7 +243,7 @@ class Fileset(Life):
         self._usage.touch(ino)
         self._open[ino] = self._open.get(ino, 0) + 1
         try:
-            if flags & os.O_TRUNC and flags & os.O_ACCMODE != os.O_RDONLY:
+            if flags & os.O_TRUNC:  # also for reading: the kernel has asked for the right to write
                 await self.setattr(ino, size=0)
         except BaseException:
             self.release(ino)

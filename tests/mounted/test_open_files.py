@@ -87,3 +87,15 @@ def test_a_flush_changes_no_times(make_mount: MakeMount, home: Path) -> None:
 
 def at_home(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
+
+
+def test_truncated_by_who_only_reads(make_mount: MakeMount, home: Path) -> None:
+    """As Linux does it everywhere."""
+    mount = make_mount(home)
+    path = mount.point / "f"
+    path.write_bytes(b"something")
+    with open(os.open(path, os.O_RDONLY | os.O_TRUNC), "rb") as file:
+        assert file.read() == b""
+    assert path.stat().st_size == 0
+    mount.flush()
+    assert (mount.home / "f").read_bytes() == b""
