@@ -14,7 +14,9 @@ from tests.harness.mounting import Mount
 
 pytestmark = pytest.mark.mounted
 
-MOVING = {"oldest_pending_seconds", "cache_free_bytes", "home_latency_ms"}
+MEMORY = ("mount_memory_bytes", "gateway_memory_bytes")
+
+MOVING = {"oldest_pending_seconds", "cache_free_bytes", "home_latency_ms", *MEMORY}
 MOVING |= {"entries_per_second", "bytes_per_second", "write_bytes_per_second"}
 """Figures that two looks need not find the same."""
 
@@ -82,3 +84,4 @@ def test_what_is_pending(make_mount: MakeMount, home: Path) -> None:
     assert (status["num_exec"], status["written_bytes"]) == (len(entries), 8)
     assert status["home_latency_ms"] > 0
     assert status["connected_since"]
+    assert all(1 << 20 < metrics(mount)[name] < 1 << 30 for name in MEMORY)

@@ -28,7 +28,7 @@ _GAUGES = {
     "oldest_pending_seconds": "Age of the oldest pending entry.",
     "entries_per_second": "Entries replayed per second.",
     "bytes_per_second": "Bytes replayed per second.",
-    "write_bytes_left": "Bytes that home has yet to get.",
+    "write_bytes_left": "Bytes that home has yet to get; one written twice counts twice.",
     "write_bytes_per_second": "Bytes that home gets per second.",
     "write_seconds_left": "Time until it has them, at this rate.",
     "cached_bytes": "Bytes of cached blocks.",
@@ -38,6 +38,8 @@ _GAUGES = {
     "disk_failed": "1 if the cache's disk has failed.",
     "cache_free_bytes": "Bytes free on the cache's file system.",
     "inodes": "Objects known to the cache.",
+    "mount_memory_bytes": "Resident memory of the mount process.",
+    "gateway_memory_bytes": "Resident memory of the gateway process.",
     "home_latency_ms": "Time that home took for the last probe.",
 }
 
@@ -80,7 +82,7 @@ class _Metrics(Collector):
         executed.add_metric(values, status.num_exec)
         yield executed
         written = CounterMetricFamily(
-            "afmfs_written_bytes", "Bytes that home got since the mount.", labels=names
+            "afmfs_written_bytes", "Bytes of entries that home got since the mount.", labels=names
         )
         written.add_metric(values, status.written_bytes)
         yield written

@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import trio
 
 from afmfs import __version__
@@ -136,6 +137,8 @@ class Reporting(Hearing):
             cached_bytes=counters.cached_bytes,
             cache_free_bytes=here.f_bavail * here.f_frsize,
             inodes=counters.inodes,
+            mount_memory_bytes=_resident(os.getpid()),
+            gateway_memory_bytes=_resident(process.pid) if process else None,
             home_latency_ms=home.latency_s * 1000 or None,
             connected_since=self.connected_since,
             last_error=self.last_error,
@@ -223,3 +226,11 @@ class Reporting(Hearing):
     def report_lines(self) -> AsyncGenerator[bytes, None]:
         """The JSON lines of the last report, in pieces; none where it is not complete."""
         return self.reports.pieces()
+
+
+def _resident(pid: int) -> int | None:
+    """Memory of a process; None if it has just ended."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None

@@ -103,10 +103,12 @@ class Status:
     cached_bytes: int = 0  # whole cached blocks, the last cut at the end of its file
     cache_free_bytes: int = 0
     inodes: int = 0
+    mount_memory_bytes: int | None = None  # resident, of the mount process
+    gateway_memory_bytes: int | None = None
 
     home_latency_ms: float | None = None
     connected_since: str = ""  # RFC 3339
-    last_error: str = ""  # the last error at home, with its time
+    last_error: str = ""  # the last error at home
 
 
 _COLUMNS = {
