@@ -174,3 +174,21 @@ def test_many_that_wait(mount: FakeMount, home: Refusing, monkeypatch: pytest.Mo
     found = at_last(mount, home)
     assert [found[f"d/f{n}"] for n in range(30)] == [DATA] * 30
     assert [found[f"old/again {n}"] for n in range(30)] == [b"%d" % n for n in range(30)]
+
+
+def test_names_of_any_bytes(mount: FakeMount, home: Refusing) -> None:
+    """They stand in what is kept of a refusal: by the queue, and by the job."""
+    name = b"\xff\n"
+    home.refuse("make_file", name)
+    home.refuse("make_dir", name)
+    mount.make(name, DATA)
+    mount.start()
+    refused(mount, 2)
+    mount.stop()
+    mount.start()
+    mount.await_message("connected")
+    status = mount.settle()
+    assert status["requeued"] == 2
+    assert os.fsencode(status["refusal"]).startswith(name)
+    job(mount)
+    assert at_last(mount, home)[os.fsdecode(name)] == DATA

@@ -105,6 +105,7 @@ class RepairMachine(ProgramMachine):
         self.repaired: Repaired | None = None
         self.interrupted = False  # a job waits for home
         self.refused = False  # home refuses something; a job may wait for that
+        self.harmed = False  # since a resync that has put all of it right
 
     @initialize(how=hows, hit=blows, xattrs=st.booleans(), held=st.booleans())
     def begin_all(self, how: str, hit: list[Blow], xattrs: bool, held: bool) -> None:
@@ -235,6 +236,7 @@ class RepairMachine(ProgramMachine):
         oracle.check_trash(after)
         if self.xattrs:
             oracle.check_xattrs(after)
+        self.harmed = False
         return after
 
     def _admitted(self, how: str) -> str:
@@ -280,6 +282,10 @@ class RepairMachine(ProgramMachine):
         self.refused = False
         self.tested.permit()
         self._check(before, replay=True)
+        if not self.harmed:
+            self.flush()
+            if self.tested.is_clean():
+                self._check_verify()  # what home has refused is there
 
     @rule()
     def take_away(self) -> None:
@@ -301,6 +307,7 @@ class RepairMachine(ProgramMachine):
             self._check(before, replay=False)
 
     def _harm(self, act: Callable[[Damage], None]) -> None:
+        self.harmed = True
         self.tested.rest()
         act(self.damage)
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
 from tests.harness.killing import closing_below
-from tests.harness.machine import NAMES, run_seeded
-from tests.harness.repair_machine import RepairMachine
+from tests.harness.machine import NAMES, indexes, names, run_seeded
+from tests.harness.program_machine import contents
+from tests.harness.repair_machine import RepairMachine, hows
 from tests.harness.repaired_engine import RepairedEngine, hurried
 
 EXAMPLES = int(os.environ.get("AFMFS_RESYNC_EXAMPLES", "200"))
@@ -34,11 +35,28 @@ def test_a_resync_puts_home_right_and_loses_nothing(memory: Path) -> None:
             return RepairedEngine(base, *options)
 
         @rule(
-            names=st.frozensets(st.sampled_from(NAMES), max_size=2),
+            refused=st.frozensets(st.sampled_from(NAMES), max_size=2),
             code=st.sampled_from([errno.ENOSPC, errno.EACCES]),
         )
-        def home_refuses(self, names: frozenset[bytes], code: int) -> None:
-            self.refuse(names, code)
+        def home_refuses(self, refused: frozenset[bytes], code: int) -> None:
+            self.refuse(refused, code)
+
+        @rule(
+            index=indexes, name=names, data=contents, to=names,
+            how=hows, code=st.sampled_from([errno.ENOSPC, errno.EACCES]),
+        )  # fmt: skip
+        def resync_beside_refusals(
+            self, index: int, name: bytes, data: bytes, to: bytes, how: str, code: int
+        ) -> None:
+            """What is refused, and what waits for it, when a resync comes: by chance alone the
+            three meet too rarely."""
+            self.refuse(frozenset([name, to]), code)
+            self.rename(index, index, to, 0)
+            self.create(index, name, 0o644)
+            for number in range(3):
+                self.append(index + number, data)
+            self.flush()
+            self._resync(how, [])
 
     with hurried(), closing_below(memory):
         run_seeded(Machine, EXAMPLES, again="AFMFS_RESYNC_EXAMPLES")

@@ -9,6 +9,7 @@ its own work for somebody else's.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -328,10 +329,9 @@ class Priority:
             db.executemany("INSERT OR IGNORE INTO priority (n, ino, bytes) VALUES (?,?,?)", above)
             for r in refused:
                 db.execute(
-                    "UPDATE priority SET errno=?, reason=?, tries=?, next_try_ns=?, since_ns=?"
-                    + ("" if r.begun else ", verdict=NULL")
-                    + " WHERE n=?",
-                    (r.errno, r.reason, r.tries, r.next_try_ns, r.since_ns, r.n),
+                    "UPDATE priority SET errno=?, reason=CAST(? AS TEXT), tries=?, next_try_ns=?,"
+                    " since_ns=?" + ("" if r.begun else ", verdict=NULL") + " WHERE n=?",
+                    (r.errno, os.fsencode(r.reason), r.tries, r.next_try_ns, r.since_ns, r.n),
                 )
             self._save_figures(db)
 

@@ -222,7 +222,10 @@ class Journal:
                 db.executemany(
                     "DELETE FROM requeued WHERE id=?", [(i,) for i in self._requeued if i in gone]
                 )
-                db.executemany("INSERT OR REPLACE INTO requeued VALUES (?,?,?,?,?,?,?)", requeued)
+                db.executemany(
+                    "INSERT OR REPLACE INTO requeued VALUES (?,?,CAST(? AS TEXT),?,?,?,?)",
+                    [(r.id, r.errno, os.fsencode(r.reason), *r[3:]) for r in requeued],
+                )
                 also(db)
             self._next_seq += len(outcomes)
             for seq, outcome in enumerate(outcomes, first):

@@ -133,6 +133,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     if not new and not path.stat().st_size:
         raise Damaged("it is empty")  # to SQLite it would be a new one
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    db.text_factory = os.fsdecode  # reasons have names in them, of any bytes
     try:
         # Another program's is not touched.
         version = VERSION if new else _version(db, path)
