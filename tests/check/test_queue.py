@@ -159,6 +159,18 @@ def test_a_damaged_journal(scene: Scene, at: int) -> None:
     assert kinds(scene) == ["journal"]
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_journal_that_was_being_made(scene: Scene, known: bool) -> None:
+    """Killed in that moment, a new home's has no tables; one that was there had some."""
+    for path in scene.cache.glob("gateway/1/gateway.db*"):
+        path.unlink()
+    with closing(sqlite3.connect(journal(scene))) as db:
+        db.execute("PRAGMA journal_mode=WAL")
+    if not known:
+        scene.sql("DELETE FROM fileset WHERE key='journal/1'")
+    assert [one.kind for one in scene.found()] == ["journal"] * known
+
+
 def test_a_journal_of_another_cache(scene: Scene) -> None:
     tell(scene, "UPDATE state SET value='other' WHERE key='journal'")
     assert kinds(scene) == ["journal"]
@@ -172,6 +184,11 @@ def test_what_is_under_way_and_not_in_the_queue(scene: Scene) -> None:
     tell(scene, "DELETE FROM flight")
     scene.mend()
     assert_all_at_home(scene)
+
+
+def test_what_was_dropped_need_not_have_been_durable(scene: Scene) -> None:
+    tell(scene, "INSERT INTO outcome (seq, id, ino, result) VALUES (900, 5000, 20, 'dropped')")
+    assert kinds(scene) == []
 
 
 def test_what_was_executed_and_cache_db_has_not_come_to(scene: Scene) -> None:

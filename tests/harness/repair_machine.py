@@ -65,6 +65,9 @@ class Repaired(Protocol):
     def distrust(self) -> None:
         """Have home count as changed."""
 
+    def waits(self) -> bool:
+        """Whether a job is not done, as home refuses something of it."""
+
     def permit(self) -> None:
         """Back when home refuses nothing, and a job that waited for that is done."""
 
@@ -242,6 +245,8 @@ class RepairMachine(ProgramMachine):
     def _admitted(self, how: str) -> str:
         """A resync is for a fileset that is Active or NeedsResync; an automatic one for the latter
         alone."""
+        if self.refused and self.tested.waits():
+            self.permit()
         if not self.moment().cache.needs_resync and not self.tested.is_clean():
             if self.refused:  # what home refuses may be pending then
                 self.flush()

@@ -126,6 +126,12 @@ class RepairedEngine:
 
         self.engine.call(distrust)
 
+    def waits(self) -> bool:
+        async def waits() -> bool:
+            return self._fileset.jobs.current is not None
+
+        return self.engine.call(waits)
+
     def permit(self) -> None:
         Refusals.names = frozenset()
 

@@ -44,7 +44,8 @@ def check(source: Source) -> Iterator[list[Finding]]:
                 return
             tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master")}
             if not tables.issuperset(_TABLES):
-                yield [_finding(f"{name} is no journal")]
+                if tables or (known and known[0]):  # else it was just being made
+                    yield [_finding(f"{name} is no journal")]
                 return
             yield [*_against_queue(source, db, known)]
     except sqlite3.DatabaseError as exc:
