@@ -69,7 +69,7 @@ class Repaired(Protocol):
         """Whether a job is not done, as home refuses something of it."""
 
     def permit(self) -> None:
-        """Back when home refuses nothing, and a job that waited for that is done."""
+        """Back when home refuses nothing, and what waited for that is done."""
 
     def evict(self, path: bytes) -> None:
         """As far as that may be."""
@@ -287,10 +287,8 @@ class RepairMachine(ProgramMachine):
         self.refused = False
         self.tested.permit()
         self._check(before, replay=True)
-        if not self.harmed:
-            self.flush()
-            if self.tested.is_clean():
-                self._check_verify()  # what home has refused is there
+        if not self.harmed and self.tested.is_clean():
+            self._check_verify()  # what home has refused is there
 
     @rule()
     def take_away(self) -> None:

@@ -140,7 +140,7 @@ class RepairedEngine:
 
         self.engine.call(resume)
         self._await(self._idle, "done")
-        self.rest()
+        self.flush([])
 
     def _ask_flush(self) -> None:
         async def flush() -> int:
