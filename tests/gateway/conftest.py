@@ -13,6 +13,7 @@ import pytest
 
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.marker import Marker
+from tests.gateway.fake_mount import FakeMount
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for harness
 
@@ -40,6 +41,15 @@ def home(root: Path) -> Iterator[Home]:
     opened = Home(os.fsencode(root))
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[FakeMount]:
+    """Of an empty home; its gateway is yet to be started."""
+    (tmp_path / "home").mkdir()
+    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
+    yield mount
+    mount.close()
 
 
 @pytest.fixture

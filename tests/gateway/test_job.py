@@ -9,7 +9,6 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from tests.gateway.fake_mount import BLOCK, FakeMount
 
 JOB = 3
 DATA = bytes([1]) * BLOCK + bytes([2]) * BLOCK
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 def start(mount: FakeMount) -> None:

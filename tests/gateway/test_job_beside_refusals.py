@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -42,14 +41,6 @@ class Refusing:
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Refusing:
     return Refusing(monkeypatch)
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 def refused(mount: FakeMount, count: int) -> None:
@@ -147,6 +138,24 @@ def test_a_name_that_is_not_moved_yet(mount: FakeMount, home: Refusing, when: st
         mount.await_message("connected")
     job(mount)
     assert at_last(mount, home) == {"a": b"another's", "d": None, "d/b": DATA}
+
+
+def test_what_may_be_tried_again_is(mount: FakeMount, home: Refusing) -> None:
+    """By the job itself: when that is done, it is at home."""
+    (mount.home / "a").write_bytes(b"old")
+    mount.adopt(b"a")
+    home.refuse("unlink", b"a", code=errno.EACCES)
+    mount.remove(b"a")
+    gateway = mount.start()
+    refused(mount, 1)
+    mount.make(b"a", DATA)
+    mount.settle()
+    gateway.receive({"type": "run", "stopped": False, "needs_resync": True})
+    home.over = True
+    gateway.receive({"type": "resume"})
+    job(mount)
+    assert mount.pending() == []
+    assert (mount.home / "a").read_bytes() == DATA
 
 
 def test_many_that_wait(mount: FakeMount, home: Refusing, monkeypatch: pytest.MonkeyPatch) -> None:

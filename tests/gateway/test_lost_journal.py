@@ -7,7 +7,7 @@ import errno
 import os
 import sqlite3
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -163,14 +163,6 @@ def test_every_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kin
 
 
 # -- what is our own, and what is not -------------------------------------------------------------
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 def numberless(mount: FakeMount, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,14 +63,6 @@ class Process:
 
 
 @pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
-
-
-@pytest.fixture
 def process(mount: FakeMount) -> Iterator[Process]:
     process = Process(mount)
     yield process

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,14 +22,6 @@ from tests.gateway.fake_mount import BLOCK, FakeMount
 
 DATA = bytes([1]) * 2 * BLOCK
 OTHER = bytes([7]) * 2 * BLOCK
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 class Cut:

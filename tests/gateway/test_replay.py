@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,15 +12,6 @@ import pytest
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.replay import window
 from tests.gateway.fake_mount import FakeMount
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    home = tmp_path / "home"
-    home.mkdir()
-    mount = FakeMount(tmp_path / "cache", home)
-    yield mount
-    mount.close()
 
 
 def test_a_tree_arrives(mount: FakeMount) -> None:

@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ from tests.gateway.fake_mount import BLOCK, T0, FakeMount
 
 JOB = 3
 OLD = bytes([1]) * BLOCK + bytes([2]) * BLOCK + bytes([3]) * 100
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 def resync(mount: FakeMount, job: int = JOB) -> None:

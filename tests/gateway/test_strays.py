@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,6 @@ from afmfs.gateway.home.home import Home
 from afmfs.gateway.job import strays
 from afmfs.model.entry import Op
 from tests.gateway.fake_mount import FakeMount
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    (tmp_path / "home").mkdir()
-    mount = FakeMount(tmp_path / "cache", tmp_path / "home")
-    yield mount
-    mount.close()
 
 
 def plant(mount: FakeMount, *paths: str) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,15 +17,6 @@ from afmfs.gateway.state.view import View
 from afmfs.model import bitmap
 from afmfs.model.row_sum import row_sum
 from tests.gateway.fake_mount import BLOCK, FakeMount
-
-
-@pytest.fixture
-def mount(tmp_path: Path) -> Iterator[FakeMount]:
-    home = tmp_path / "home"
-    home.mkdir()
-    mount = FakeMount(tmp_path / "cache", home)
-    yield mount
-    mount.close()
 
 
 def push(mount: FakeMount, ino: int, path: Path, *ranges: tuple[int, int]) -> int:

@@ -138,9 +138,17 @@ class RepairedEngine:
         async def resume() -> None:  # in any state
             self._fileset._link.post({"type": "resume"})
 
-        self.engine.call(resume)
-        self._await(self._idle, "done")
-        self.flush([])
+        def is_done() -> bool:
+            """What was refused in the moment before is tried again as well."""
+            if self._idle() and self._flushed():
+                return True
+            self.engine.call(resume)
+            time.sleep(AWAY_S)
+            return False
+
+        self._ask_flush()
+        self._await(is_done, "done")
+        self.rest()
 
     def _ask_flush(self) -> None:
         async def flush() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 from afmfs.gateway.home.home import Home
@@ -105,7 +106,7 @@ class Settling:
         themselves, as it was cut. What home refuses, and what waits for it, is left to the normal
         queue: a name that it is to free may be another object's by now, and one that it is to make
         is not there yet."""
-        steps, refused = self._steps, self._steps.refused_names()
+        steps, refused = self._steps, self._steps.refused_names(time.time_ns())
 
         def wanted(e: Entry) -> bool:
             due = e.id <= job.bound and e.op not in DATA_OPS

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.protocol import Message
+from afmfs.gateway.replay.backoff import is_early
 from afmfs.gateway.replay.site import Site
 from afmfs.gateway.state.journal import Journal, Outcome, Requeued
 from afmfs.gateway.state.progress import Progress
@@ -34,10 +35,12 @@ class Steps:
         if not self.make_point():
             raise NoPoint
 
-    def refused_names(self) -> set[int]:
-        """The entries that home refuses, of those that make, move or free names."""
-        entries = self.view.entries(sorted(self.journal.requeued()))
-        return {e.id for e in entries if e.op not in DATA_OPS}
+    def refused_names(self, now_ns: int | None = None) -> set[int]:
+        """The entries that home refuses, of those that make, move or free names; at a time, without
+        those that are due for another attempt."""
+        requeued = self.journal.requeued().values()
+        late = [r.id for r in requeued if now_ns is None or is_early(r.next_try_ns, now_ns)]
+        return {e.id for e in self.view.entries(sorted(late)) if e.op not in DATA_OPS}
 
     def land(
         self,
