@@ -253,7 +253,7 @@ class Mount:
         if who in ("mount", "both"):
             assert self.process is not None
             self.process.kill()
-            self.process.wait()
+            self._await_death(self.process)
             self.process = None
             self._call_off()
         if who in ("gateway", "both"):
@@ -261,6 +261,15 @@ class Mount:
                 _kill(gateway)
         if self.process is None and self.checks:
             assert_sound(self.cache)
+
+    def _await_death(self, process: subprocess.Popen[bytes]) -> None:
+        """One that had the kernel forget a page while somebody waited for that page from it does
+        not end by itself: each waits for the other, and the kernel ends neither (README)."""
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            _run_quietly(["umount", "-i", "-c", "-f", str(self.point)])
+            process.wait(STOP_SECONDS)
 
     # --- steering
 
