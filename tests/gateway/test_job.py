@@ -706,6 +706,20 @@ def test_what_was_nulled_once_and_taken_over_since_is_nulled_again(mount: FakeMo
     assert [path.read_bytes() for path in moved(mount, JOB + 2)] == [DATA[::-1]]
 
 
+def test_another_file_that_passes_for_the_one_that_was_nulled_is_nulled(mount: FakeMount) -> None:
+    """All that is cached agrees; of what is null in it nothing is known."""
+    partial(mount, b"f")
+    start(mount)
+    resync(mount)
+    before = (mount.home / "f").stat()
+    (mount.home / "copy").write_bytes(DATA)
+    os.utime(mount.home / "copy", ns=(before.st_atime_ns, before.st_mtime_ns))
+    (mount.home / "copy").rename(mount.home / "f")
+    resync(mount, JOB + 1)
+    assert (mount.home / "f").read_bytes() == DATA[:BLOCK] + bytes(BLOCK)
+    assert [path.read_bytes() for path in moved(mount, JOB + 1)] == [DATA]
+
+
 def test_what_was_written_where_a_resync_made_nulls_is_not_null(mount: FakeMount) -> None:
     """Evicted and changed, it has to be kept like any other byte."""
     ino = partial(mount, b"f")

@@ -218,9 +218,12 @@ class Examiner:
             return Found(kind)
         equal = is_equal(self.work, row, st)
         if kind == stat.S_IFREG:
-            nulled = union((n.start, n.end) for n in self._book.nulled(row.ino))
             ours = self._is_ours(row, place, st)
-            return Found(kind, ours or self._known(row, place, st), equal, nulled, ours=ours)
+            known = ours or self._is_known(row, st)
+            # What is null of another version nobody knows, though all that is cached agrees.
+            nulled = union((n.start, n.end) for n in self._book.nulled(row.ino)) if known else ()
+            known = known or self._may_pass(row, place, st)
+            return Found(kind, known, equal, nulled, ours=ours)
         same = self._same_object(row, place, st)
         return Found(kind, same, same and equal)
 
@@ -294,14 +297,20 @@ class Examiner:
                 return False
             raise trouble from exc
 
-    def _known(self, row: Row, place: Place, st: os.stat_result) -> bool:
-        """Whether it is the version that is known, or one that holds all that is cached. What a
-        pending change would overwrite is not cached: it may be what makes it another version."""
+    def _is_known(self, row: Row, st: os.stat_result) -> bool:
+        """Whether it is the version that is known. What was never seen at home is not: what is there
+        is somebody else's."""
+        work = self.work
+        return bool(expected(work.view, work.progress, row.ino)) and is_known(
+            work.view, work.progress, work.home.properties, row.ino, st
+        )
+
+    def _may_pass(self, row: Row, place: Place, st: os.stat_result) -> bool:
+        """Whether it is one that holds all that is cached. What a pending change would overwrite is
+        not cached: it may be what makes it another version."""
         work = self.work
         if not expected(work.view, work.progress, row.ino):
-            return False  # never seen at home: what is there is somebody else's
-        if is_known(work.view, work.progress, work.home.properties, row.ino, st):
-            return True
+            return False
         if not self.cached(row).valid or work.view.content_entries(row.ino):
             return False
         try:
