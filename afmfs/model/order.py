@@ -23,6 +23,7 @@ from __future__ import annotations
 import stat
 from bisect import bisect_right
 from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
+from typing import NamedTuple
 
 from afmfs.model.action import Exchange, Make, NameAction, Place, Remove, Rename
 from afmfs.model.entry import DATA_OPS, LAST, Entry, Op
@@ -108,16 +109,27 @@ class Dependence:
                 yield from minders[bisect_right(minders, at) : bisect_right(minders, before)]
 
 
+class Owed(NamedTuple):
+    """Objects that a job could not bring home yet. Those that are `unmade` may not be there at all:
+    a name in such a directory can't be made either, nor found."""
+
+    inos: Set[int] = frozenset()
+    unmade: Set[int] = frozenset()
+
+
+NOTHING_OWED = Owed()
+
+
 class Held:
     """What has to wait while others do, of entries that are looked at in their order, a page at a
-    time: the `requeued` ones, those of the inodes `inos`, and what depends on these or on others
+    time: the `requeued` ones, those about what is `owed`, and what depends on these or on others
     before that wait. Entries that were not looked at yet may be added to `requeued`.
 
     Its memory grows with what waits, by one trace or two for each object that is to be made.
     """
 
-    def __init__(self, requeued: Set[int], inos: Set[int] = frozenset()) -> None:
-        self.requeued, self.inos = requeued, inos
+    def __init__(self, requeued: Set[int], owed: Owed = NOTHING_OWED) -> None:
+        self.requeued, self.owed = requeued, owed
         self._traces: set[Trace] = set()
         self._before: Set[Trace] = frozenset()
 
@@ -145,7 +157,7 @@ class Held:
 
     def ahead(self) -> Held:
         """One that goes on from here, while this one stays as it is. Not of such a one."""
-        other = Held(self.requeued, self.inos)
+        other = Held(self.requeued, self.owed)
         other._before = self._traces
         return other
 
@@ -154,7 +166,14 @@ class Held:
         self._traces |= ahead._traces
 
     def _waits(self, e: Entry) -> bool:
-        return e.id in self.requeued or e.ino in self.inos or e.ino2 in self.inos
+        inos, unmade = self.owed
+        return (
+            e.id in self.requeued
+            or e.ino in inos
+            or e.ino2 in inos
+            or e.parent in unmade
+            or e.parent2 in unmade
+        )
 
     def _left(self, trace: Trace) -> bool:
         return trace in self._traces or trace in self._before

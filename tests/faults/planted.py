@@ -114,8 +114,8 @@ PLANTED = (
     Fault(
         "a job that takes what waits for a refused name for done",
         "afmfs/gateway/job/job.py",
-        "        held = Held(steps.refused_names(), self._priority.waiting_inos())\n",
-        "        held = Held(set(), self._priority.waiting_inos())\n",
+        "            held.requeued = {e.id for e in todo if e.op not in DATA_OPS}\n",
+        "",
         ("tests/gateway/test_job_beside_refusals.py",),
     ),
     Fault(

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from afmfs.gateway.home.home import Home
+from afmfs.gateway.replay import backoff
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -40,6 +42,7 @@ class Refusing:
 
 @pytest.fixture
 def home(monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    monkeypatch.setattr(backoff, "BACK_OFF_S", 300.0)  # only what is resumed is tried again
     return Refusing(monkeypatch)
 
 
@@ -48,14 +51,31 @@ def refused(mount: FakeMount, count: int) -> None:
     assert mount.settle()["requeued"] == count
 
 
-def job(mount: FakeMount, kind: str = "resync", **more: Any) -> None:
+def begin(mount: FakeMount, kind: str = "resync", **more: Any) -> None:
     assert mount.gateway is not None
     mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": True})
     record = {"id": JOB, "kind": kind, "bound": mount.next_id - 1} | more
     mount.gateway.receive({"type": "job", "job": record})
+
+
+def finish(mount: FakeMount) -> None:
+    assert mount.gateway is not None
     mount.await_message("progress", id=JOB, phase="done")
     mount.retire()
     mount.gateway.receive({"type": "job_taken", "id": JOB})
+
+
+def job(mount: FakeMount, kind: str = "resync", **more: Any) -> None:
+    begin(mount, kind, **more)
+    finish(mount)
+
+
+def retry_entries(mount: FakeMount) -> None:
+    """They are due before the rows of the job that waits."""
+    assert mount.gateway is not None and mount.gateway._engine is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+    mount.gateway._engine.journal.resume(time.time_ns())
+    mount.gateway.receive({"type": "flush", "through": mount.next_id - 1})
 
 
 def at_last(mount: FakeMount, home: Refusing) -> dict[str, bytes | None]:
@@ -201,3 +221,55 @@ def test_names_of_any_bytes(mount: FakeMount, home: Refusing) -> None:
     assert os.fsencode(status["refusal"]).startswith(name)
     job(mount)
     assert at_last(mount, home)[os.fsdecode(name)] == DATA
+
+
+def test_a_name_in_a_directory_that_the_job_could_not_make(
+    mount: FakeMount, home: Refusing
+) -> None:
+    """The entry may be tried again before the directory is: that says nothing about home."""
+    (mount.home / "d").mkdir()
+    directory = mount.adopt(b"d")
+    (mount.home / "a").write_bytes(DATA)
+    mount.adopt(b"a")
+    home.refuse("rename_new", b"x", code=errno.EACCES)
+    home.refuse("make_dir", b"d", code=errno.EACCES)
+    mount.rename(b"a", b"x", ROOT, directory)
+    mount.start()
+    refused(mount, 1)
+    (mount.home / "d").rmdir()
+    begin(mount)
+    mount.await_message("progress", id=JOB, phase="waiting")
+    home.over = True
+    retry_entries(mount)
+    mount.await_message("status", settled=True)
+    assert len(mount.pending()) == 1
+    mount.gateway.receive({"type": "resume"})
+    finish(mount)
+    assert at_last(mount, home) == {"d": None, "d/x": DATA}
+
+
+def test_a_change_that_was_not_settled_is_never_done_with_the_job(
+    mount: FakeMount, home: Refusing
+) -> None:
+    """Home refused it then; tried again since, it has met what somebody did at home."""
+    (mount.home / "d").mkdir()
+    directory = mount.adopt(b"d")
+    (mount.home / "a").write_bytes(DATA)
+    mount.adopt(b"a")
+    home.refuse("rename_new", b"x", code=errno.EACCES)
+    mount.make(b"f", DATA)
+    renamed = mount.next_id
+    mount.rename(b"a", b"x", ROOT, directory)
+    mount.start()
+    refused(mount, 1)
+    (mount.home / "f").unlink()
+    home.refuse("link", b"f", code=errno.EACCES)
+    begin(mount)
+    mount.await_message("progress", id=JOB, phase="waiting")
+    (mount.home / "d").rmdir()
+    home.over = True
+    retry_entries(mount)
+    mount.await_message("inconsistent")
+    mount.gateway.receive({"type": "resume"})
+    finish(mount)
+    assert mount.pending() == [renamed]

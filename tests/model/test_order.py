@@ -30,7 +30,7 @@ from test_coalesce_rules import (
 )
 
 from afmfs.model.entry import Entry
-from afmfs.model.order import Dependence, Held, _of_entry, dependents, levels, split_held
+from afmfs.model.order import Dependence, Held, Owed, _of_entry, dependents, levels, split_held
 
 IN_D = (D, b"a")
 
@@ -169,10 +169,19 @@ def test_what_is_looked_at_ahead_leaves_no_trace_behind() -> None:
 
 
 def test_a_whole_inode_waits() -> None:
-    waiting = Held(set(), frozenset({X}))
+    waiting = Held(set(), Owed(frozenset({X})))
     entries = [make(X, T), write(X, 0, 4), make(Y, F), rename(Y, F, T, over=X)]
     numbered = [e._replace(id=n) for n, e in enumerate(entries, 1)]
     assert [e.id for e in waiting.split(numbered)[0]] == [3]
+
+
+def test_names_in_a_directory_that_is_not_made_wait() -> None:
+    waiting = Held(set(), Owed(frozenset({D}), frozenset({D})))
+    entries = [rename(X, T, IN_D), rename(Y, IN_D, F), make(OLD, G), write(X, 0, 4)]
+    numbered = [e._replace(id=n) for n, e in enumerate(entries, 1)]
+    assert [e.id for e in waiting.split(numbered)[1]] == [1, 2]
+    there = Held(set(), Owed(frozenset({D})))
+    assert there.split(numbered)[1] == []
 
 
 def test_below_a_directory_that_is_not_made_little_has_to_be_remembered() -> None:

@@ -298,8 +298,7 @@ class Examiner:
             raise trouble from exc
 
     def _is_known(self, row: Row, st: os.stat_result) -> bool:
-        """Whether it is the version that is known. What was never seen at home is not: what is there
-        is somebody else's."""
+        """Whether it is the version that is known. If none is, what is there is somebody else's."""
         work = self.work
         return bool(expected(work.view, work.progress, row.ino)) and is_known(
             work.view, work.progress, work.home.properties, row.ino, st

@@ -44,6 +44,7 @@ from afmfs.gateway.state.journal import Outcome
 from afmfs.gateway.state.unexecuted import unexecuted
 from afmfs.gateway.threads import Threads
 from afmfs.gateway.trash.book import TrashBook
+from afmfs.model.entry import DATA_OPS
 from afmfs.model.order import Held
 from afmfs.model.resync import Job
 
@@ -158,13 +159,15 @@ class Jobs:
         self._enter(DONE)
 
     def _execute_entries(self, job: Job) -> None:
-        """But for those of objects that home refuses, and what waits for refused changes of names:
-        the object that these are about may not be there."""
+        """But for those of objects that home refuses, and what waits for changes of names that it
+        refused when the others were settled: the object that these are about may not be there."""
         steps = self._steps
         after: int | None = 0
-        held = Held(steps.refused_names(), self._priority.waiting_inos())
+        held = Held(set(), self._priority.owed())
         while after is not None and after < job.bound and not held.is_full:
             todo, after = unexecuted(steps.view, steps.progress, after, PAGE)
+            # Whatever became of them since, none was settled.
+            held.requeued = {e.id for e in todo if e.op not in DATA_OPS}
             ready, _ = held.split(e for e in todo if e.id <= job.bound)
             steps.land([Outcome(e.id, e.ino) for e in ready])
 

@@ -21,6 +21,7 @@ from afmfs.gateway.replay.exchange import half_done
 from afmfs.gateway.state.journal import Journal, Outcome
 from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
+from afmfs.model.order import NOTHING_OWED, Owed
 from afmfs.model.ranges import Ranges
 from afmfs.model.resync import Do, Job, Kind
 
@@ -151,12 +152,16 @@ class Priority:
             return True
         return bool(self._journal.query("SELECT 1 FROM priority WHERE ino=?", (ino,)))
 
-    def waiting_inos(self) -> frozenset[int]:
-        """Inodes that home refuses for now."""
+    def owed(self) -> Owed:
+        """What home refuses for now."""
         if not self.requeued:
-            return frozenset()
-        rows = self._journal.query("SELECT ino FROM priority WHERE errno IS NOT NULL")
-        return frozenset(ino for (ino,) in rows)
+            return NOTHING_OWED
+        rows = self._journal.query(
+            "SELECT ino, verdict IS NULL OR json_extract(verdict, '$[0]')=? FROM priority"
+            " WHERE errno IS NOT NULL",
+            (Do.MAKE,),
+        )
+        return Owed(frozenset(r[0] for r in rows), frozenset(r[0] for r in rows if r[1]))
 
     def is_known(self, job: int) -> bool:
         return self.job is not None and self.job.id == job

@@ -73,7 +73,7 @@ class Replay:
         self._view, self._journal, self._progress = view, journal, progress
         self._contact, self._threads, self._send = contact, threads, send
         self._window = Window(view, journal, progress, delay_s)
-        self._window.waiting_inos = self.priority.waiting_inos
+        self._window.owed = self.priority.owed
         self._window.flush_through = int(hello.get("flush_through") or 0)
         self._stopped = bool(hello.get("stopped"))
         self._needs_resync = bool(hello.get("needs_resync"))

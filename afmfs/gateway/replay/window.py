@@ -18,7 +18,7 @@ from afmfs.gateway.state.view import View
 from afmfs.model.action import Batch
 from afmfs.model.coalesce import plan
 from afmfs.model.entry import DATA_OPS, Entry, Op
-from afmfs.model.order import Held, moves_tree
+from afmfs.model.order import NOTHING_OWED, Held, Owed, moves_tree
 
 ENTRIES = 8192
 """Entries of a window; fewer where the journal has little room."""
@@ -79,8 +79,7 @@ class Window:
         self._limit = self._most
         self._until: float = math.inf  # entries beyond are not tried for now
         self.flush_through = 0  # entries up to here are ripe whatever their age
-        # Inodes that a job has not brought home yet, as home refuses them for now.
-        self.waiting_inos: Callable[[], frozenset[int]] = frozenset
+        self.owed: Callable[[], Owed] = lambda: NOTHING_OWED  # what home refuses of a job, for now
 
     def rewind(self) -> None:
         """Entries that counted as executed are in doubt."""
@@ -100,7 +99,7 @@ class Window:
         doubts = self._doubts()
         unsure = Unsure(e for entries in doubts for e in entries if e.id in late)
         for entries in [] if unsure.of_trees else doubts:
-            ready, _ = Held(late.keys(), unsure.inos).split(entries)
+            ready, _ = Held(late.keys(), self._owed(unsure)).split(entries)
             if ready:
                 return _pick(ready, doubt=True)
         in_flight = {e.id for entries in doubts for e in entries}
@@ -109,7 +108,7 @@ class Window:
             return Waiting(min(tries, default=None), len(in_flight))
         self._go_on()
         blocked = late.keys() | in_flight
-        ready, next_ns = self._ripe(blocked, self.waiting_inos() | unsure.inos, now_ns)
+        ready, next_ns = self._ripe(blocked, self._owed(unsure), now_ns)
         if ready:
             pick = _pick(ready, doubt=False)
             if not blocked and len(pick.entries) == len(ready):
@@ -120,6 +119,10 @@ class Window:
         if next_ns is not None:
             tries.append(next_ns)
         return Waiting(min(tries, default=None), len(in_flight))
+
+    def _owed(self, unsure: Unsure) -> Owed:
+        owed = self.owed()
+        return owed._replace(inos=owed.inos | unsure.inos)
 
     def _doubts(self) -> list[list[Entry]]:
         """What is in doubt of each batch that was broken off, each by itself, as it was cut
@@ -138,12 +141,10 @@ class Window:
                 found.append(entries)
         return sorted(found, key=lambda entries: all(e.op in DATA_OPS for e in entries))
 
-    def _ripe(
-        self, blocked: Set[int], inos: Set[int], now_ns: int
-    ) -> tuple[list[Entry], int | None]:
+    def _ripe(self, blocked: Set[int], owed: Owed, now_ns: int) -> tuple[list[Entry], int | None]:
         """The next entries to execute, and else when the first of them will be ripe."""
-        if blocked or inos:
-            return self._cut(self._beside(blocked, inos, now_ns), now_ns)
+        if blocked or owed.inos:
+            return self._cut(self._beside(blocked, owed, now_ns), now_ns)
         self._reach = None
         ready: list[Entry] = []
         after: int | None = self._start
@@ -157,15 +158,15 @@ class Window:
                 break
         return self._cut(ready, now_ns)
 
-    def _beside(self, blocked: Set[int], inos: Set[int], now_ns: int) -> list[Entry]:
-        """The next entries that wait neither for `blocked` ones nor for those of `inos`.
+    def _beside(self, blocked: Set[int], owed: Owed, now_ns: int) -> list[Entry]:
+        """The next entries that wait neither for `blocked` ones nor for what is `owed`.
 
         What was held when it was looked at is so until others are in the way: it is not read again
         each time that there is something new behind it.
         """
         reach = self._reach
-        if reach is None or (reach.held.requeued, reach.held.inos) != (blocked, inos):
-            reach = self._reach = _Reach(self._start, Held(blocked, inos))
+        if reach is None or (reach.held.requeued, reach.held.owed) != (blocked, owed):
+            reach = self._reach = _Reach(self._start, Held(blocked, owed))
         ready: list[Entry] = []
         ahead, after, count = reach.held.ahead(), reach.through, self._limit
         while len(ready) < self._limit and not ahead.is_full:
