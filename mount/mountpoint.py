@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import queue
 import re
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,9 @@ from afmfs.model.tunables import MountOptions
 
 FSTYPE = "fuse.afmfs"
 MNT_DETACH = 2
+
+ANSWER_S = 15.0
+"""A mount that takes longer to say how full it is does not answer: that waits for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +34,19 @@ class Mounted:
 def check(point: Path) -> None:
     """Make sure that `point` can be mounted on; a dead mount of ours there is cleared away.
 
-    Raises Refused with the way out. Opens nothing below a file system that is not ours.
+    Raises Refused with the way out, after ANSWER_S where a mount of ours does not answer. Opens
+    nothing below a file system that is not ours.
     """
     there = mounted_at(point)
     if there is not None and there.fstype == FSTYPE:
-        if _answers(point):
+        answers = _answers(point)
+        if answers is None:
+            raise Refused(
+                f"{point}: {there.source} is mounted here, and does not answer. Its process may be"
+                " stopped, or was killed and can't end (ps shows T, or Z): let it go on, or give it"
+                f" up with umount -f {point}; what was acknowledged is in its cache"
+            )
+        if answers:
             raise Refused(
                 f"{point}: {there.source} is mounted here already; see afmctl {point} getstate, "
                 f"or unmount it: umount {point}"
@@ -56,14 +69,24 @@ def check(point: Path) -> None:
     return None
 
 
-def _answers(point: Path) -> bool:
-    """Whether a process serves the mount. A dead one says so at once, a hung one is alive."""
+def _answers(point: Path) -> bool | None:
+    """Whether a process serves the mount: of a dead one the kernel says so at once. None: it does
+    not answer."""
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            os.statvfs(point)  # always asks: the attributes of a dead mount are still in the cache
+        except OSError as error:
+            answers.put(error.errno not in (errno.ENOTCONN, errno.ECONNABORTED))
+        else:
+            answers.put(True)
+
+    threading.Thread(target=ask, name="statvfs", daemon=True).start()
     try:
-        os.statvfs(point)  # always asks: the attributes of a dead mount are still in the cache
-    except OSError as error:
-        if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-            return False
-    return True
+        return answers.get(timeout=ANSWER_S)
+    except queue.Empty:
+        return None
 
 
 def mounted_at(point: Path) -> Mounted | None:

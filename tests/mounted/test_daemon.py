@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from afmfs.errors import Refused
+from mount import mountpoint
 from tests.harness.mounting import mounted_at, wait_until
 from tests.mounted.conftest import Adapter
 
@@ -116,6 +118,20 @@ def test_no_second_mount_at_one_place(adapter: Adapter) -> None:
     )
     assert run.returncode != 0
     assert "is mounted here already" in run.stderr
+
+
+def test_no_mount_where_one_does_not_answer(
+    adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, or killed and held by the kernel: who mounts again is told what to do."""
+    process = adapter.start_foreground()
+    monkeypatch.setattr(mountpoint, "ANSWER_S", 0.2)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        with pytest.raises(Refused, match=f"does not answer.*umount -f {adapter.point}"):
+            mountpoint.check(adapter.point)
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def test_the_mount_table_names_the_device_and_flags(adapter: Adapter) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from afmfs.cache.store import lock
 from afmfs.cache.store.lock import CacheLock
 from afmfs.errors import Refused
 from tests.conftest import MakeMount
+from tests.harness.mounting import wait_until
 
 
 def test_one_that_ends_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +34,40 @@ def test_one_that_does_not_end_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(Refused, match="is in use by process [0-9]+ on "):
         CacheLock(tmp_path)
     first.close()
+
+
+HALF_DEAD = """
+import ctypes, os, sys, threading
+from pathlib import Path
+from afmfs.cache.store.lock import CacheLock
+
+kept = CacheLock(Path(sys.argv[1]))
+
+def wait():
+    print("held", flush=True)
+    sys.stdin.read()
+    os._exit(0)
+
+threading.Thread(target=wait).start()
+ctypes.CDLL(None).syscall(60 if os.uname().machine == "x86_64" else 93, 0)  # exit, of one thread
+"""
+
+
+def test_one_that_was_killed_and_does_not_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose thread has the kernel forget a page that somebody waits for from it."""
+    monkeypatch.setattr(lock, "NOTICE_S", 0)
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_DEAD, tmp_path], stdin=pipe, stdout=pipe
+    ) as owner:
+        assert owner.stdout is not None and owner.stdout.readline() == b"held\n"
+        wait_until(lambda: psutil.Process(owner.pid).status() == "zombie", 10, "half dead")
+        with pytest.raises(
+            Refused, match=f"process {owner.pid} .*killed and can't end: .*umount -f"
+        ):
+            CacheLock(tmp_path)
 
 
 @pytest.mark.mounted

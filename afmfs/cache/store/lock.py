@@ -30,6 +30,13 @@ NOTICE_S = 1.0
 """And so long to notice it: the kernel tells of it when umount(2) has returned."""
 
 
+def _was_killed(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 class Place(NamedTuple):
     """Where a cache was mounted last: what was written there is there, unless either changes."""
 
@@ -58,12 +65,9 @@ class CacheLock:
         while not self._taken():
             limit = END_S if self._owner().get("ending") else NOTICE_S
             if time.monotonic() - begun > limit:
-                owner = self._named()
+                reason = self._reason()
                 os.close(self._fd)
-                raise Refused(
-                    f"the cache {cache} is in use{owner}: unmount it there, or give this mount a"
-                    " cache of its own with -o cache=DIR"
-                )
+                raise Refused(reason)
             time.sleep(0.05)
         self.last = last_place(cache)  # before this one
         self._write()
@@ -105,12 +109,22 @@ class CacheLock:
             return {}
         return record if isinstance(record, dict) else {}
 
-    def _named(self) -> str:
+    def _reason(self) -> str:
         owner = self._owner()
         try:
-            return f" by process {int(owner['pid'])} on {owner['host']}"
+            pid, by = int(owner["pid"]), f" by process {int(owner['pid'])} on {owner['host']}"
         except (ValueError, KeyError, TypeError):
-            return ""
+            pid, by = 0, ""
+        if owner.get("host") == socket.gethostname() and _was_killed(pid):
+            # A thread of it waits in the kernel for an answer that it was to give itself.
+            return (
+                f"the cache {self._cache} is in use{by}, which was killed and can't end: give it up"
+                " with umount -f of its mount point; what was acknowledged is in the cache"
+            )
+        return (
+            f"the cache {self._cache} is in use{by}: unmount it there, or give this mount a cache"
+            " of its own with -o cache=DIR"
+        )
 
     def close(self) -> None:
         os.close(self._fd)
