@@ -41,7 +41,7 @@ def levels(names: Sequence[NameAction]) -> list[list[NameAction]]:
         minds, leaves = _of_action(action)
         level = max((reached[t] + 1 for t in minds if t in reached), default=0)
         level = max(level, floor)
-        if _moves_tree(action):  # everything below is found elsewhere: nothing runs beside it
+        if moves_trees(action):  # everything below is found elsewhere: nothing runs beside it
             level = len(groups)
             floor = level + 1
         if level == len(groups):
@@ -208,13 +208,14 @@ def _of_action(a: NameAction) -> Traces:
         gone: int | None = a.ino
     else:
         gone = a.replaces if isinstance(a, Make | Rename) else None
-    minds, leaves = _of_names(a.inos, a.places, made=made, gone=gone, tree=_moves_tree(a))
+    minds, leaves = _of_names(a.inos, a.places, made=made, gone=gone, tree=moves_trees(a))
     for place in a.passed:  # if it fails, its entries will use that name when they are retried
         leaves += [("name", place), ("inside", place[0])]
     return minds, leaves
 
 
-def _moves_tree(a: NameAction) -> bool:
+def moves_trees(a: NameAction) -> bool:
+    """Whether an action may change where other names are found."""
     return isinstance(a, Exchange) or (isinstance(a, Rename) and stat.S_ISDIR(a.kind))
 
 

@@ -56,6 +56,10 @@ class Do(StrEnum):
 CHANGED, WAS_NULLED, IN_THE_WAY, REMOVED = "changed", "nulled", "in the way", "removed"
 """Why something is moved aside."""
 
+GROWN = 0
+"""In the place of a job's number, of bytes that are null at home as a file has grown by them:
+nothing was there before."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -507,7 +507,7 @@ def test_a_file_that_is_replaced_while_its_push_is_interrupted(
     mount: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was decided is done again, but to the file that it was decided of."""
-    monkeypatch.setattr("afmfs.gateway.job.job.NO_POINT_S", 0)
+    monkeypatch.setattr("afmfs.gateway.job.job.PAUSE_S", 0)
     ino = uncached(mount, b"f")
     mount.put(ino, 0, DATA)
     mount.update(ino, whole=1)

@@ -18,6 +18,7 @@ from afmfs.gateway.home.home import Home
 from afmfs.gateway.replay import backoff
 from afmfs.model.entry import ROOT
 from tests.gateway.fake_mount import BLOCK, FakeMount
+from tests.harness.mounting import wait_until
 
 DATA = bytes([1]) * BLOCK + bytes([2]) * BLOCK
 JOB = 3
@@ -273,3 +274,62 @@ def test_a_change_that_was_not_settled_is_never_done_with_the_job(
     mount.gateway.receive({"type": "resume"})
     finish(mount)
     assert mount.pending() == [renamed]
+
+
+def test_bytes_of_a_file_that_is_made_while_the_job_waits(mount: FakeMount, home: Refusing) -> None:
+    """They come by themselves, and aren't there when the job is done."""
+    mount.tunables["async_delay_s"] = 1000
+    home.refuse("make_file", b"f")
+    made = mount.next_id
+    ino = mount.make(b"f")
+    mount.make(b"g", DATA)
+    mount.start()
+    refused(mount, 1)
+    mount.write(ino, 0, DATA)
+    (mount.home / "g").unlink()
+    home.refuse("link", b"g", code=errno.EACCES)
+    begin(mount)
+    mount.await_message("progress", id=JOB, phase="waiting")
+    home.over = True
+    assert mount.gateway is not None and (engine := mount.gateway._engine) is not None
+    mount.gateway.receive({"type": "run", "stopped": False, "needs_resync": False})
+    engine.journal.resume(time.time_ns())
+    engine.replay.wake()
+    wait_until(lambda: engine.progress.executed(made), 10, "f is made")
+    mount.gateway.receive({"type": "resume"})
+    finish(mount)
+    assert at_last(mount, home) == {"f": DATA, "g": DATA}
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("call", ["make_dir", "link"])
+def test_what_is_sent_before_a_name_is_refused_is_our_own(
+    mount: FakeMount, home: Refusing, call: str, when: str
+) -> None:
+    """Looked at once more it would count as changed by somebody, and what is not cached of it would
+    be in the trash alone."""
+    (mount.home / "f").write_bytes(DATA)
+    ino = mount.adopt(b"f")
+    mount.start()
+    mount.settle()
+    home.refuse(call, b"n", b"g", code=errno.EACCES)
+    directory = mount.mkdir(b"n")
+    mount.link(ino, b"g", directory)
+    if when == "before":
+        mount.write(ino, 0, b"new")
+    begin(mount)
+    mount.await_message("progress", id=JOB, phase="waiting")
+    if when == "meanwhile":
+        mount.write(ino, 0, b"new")
+        retry_entries(mount)
+    for _ in range(2):
+        mount.gateway.receive({"type": "resume"})
+        mount.await_message("progress", id=JOB, phase="waiting")
+    home.over = True
+    mount.gateway.receive({"type": "resume"})
+    summary = mount.await_message("progress", id=JOB, phase="done")["summary"]
+    mount.retire()
+    mount.gateway.receive({"type": "job_taken", "id": JOB})
+    assert (summary["aside"], summary["nulled"]) == (0, 0)
+    whole = b"new" + DATA[3:]
+    assert at_last(mount, home) == {"f": whole, "n": None, "n/g": whole}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from afmfs.model.ranges import Ranges
+from afmfs.model.resync import GROWN
 
 COUNT_S = 10.0
 """How old a count may be: it looks at every row."""
@@ -34,13 +35,18 @@ class Nulls:
         self._until = 0.0  # monotonic
 
     def of(self, ino: int) -> list[Nulled]:
+        """What a job has made null; not what a file has grown by."""
         rows = self._rows(
-            "SELECT start, end, job, trash FROM nulled WHERE ino=? ORDER BY start", ino
+            "SELECT start, end, job, trash FROM nulled WHERE ino=? AND job>? ORDER BY start",
+            ino,
+            GROWN,
         )
         return [Nulled(*row) for row in rows]
 
     def ranges(self, ino: int) -> Ranges:
-        return tuple((one.start, one.end) for one in self.of(ino))
+        """All that is null at home."""
+        rows = self._rows("SELECT start, end FROM nulled WHERE ino=? ORDER BY start", ino)
+        return tuple((start, end) for start, end in rows)
 
     def inos(self) -> list[int]:
         """The files that have nulled bytes."""
@@ -50,7 +56,7 @@ class Nulls:
         """How many files have nulled bytes; some seconds old."""
         now = time.monotonic()
         if now >= self._until:
-            rows = self._rows("SELECT count(DISTINCT ino) FROM nulled")
+            rows = self._rows("SELECT count(DISTINCT ino) FROM nulled WHERE job>?", GROWN)
             self._counted = int(rows[0][0]) if rows else 0
             self._until = now + COUNT_S
         return self._counted

@@ -42,11 +42,12 @@ class Draining:
         self._steps, self._priority, self._book = steps, priority, book
         self._intents, self._threads = intents, threads
         self._looks: dict[int, int] = {}
+        self.brought: set[int] = set()  # objects whose rows were done since entries were executed
         self._beside: list[bytes] = []  # what was written beside, and is not needed any more
 
     def begin(self) -> None:
         """Another job starts."""
-        self._looks = {}
+        self._looks, self.brought = {}, set()
 
     def step(self, job: Job) -> bool:
         """Execute a batch; False if nothing is due. HomeAway, NoPoint: it is executed again."""
@@ -74,7 +75,7 @@ class Draining:
             connection.check(home)
         steps.progress.end()
         steps.point()
-        self._land(landed, self._above(landed.undecided))
+        self._land(landed, self._above([due for due, _ in landed.undecided]))
         self._beside = reconciler.beside  # only now: till then they tell what is our own
         return True
 
@@ -122,15 +123,15 @@ class Draining:
 
     def _land(self, landed: Landed, above: list[Planned]) -> None:
         refused, undecided = [], []
-        for due in landed.undecided:
+        for due, met in landed.undecided:
             self._looks[due.n] = self._looks.get(due.n, 0) + 1
             if self._looks[due.n] > LOOKS:
-                busy = MayEnd(errno.EBUSY, "it is changed at home again and again")
-                landed.failed.append((due, busy, False))
+                landed.failed.append((due, MayEnd(errno.EBUSY, f"{met}, again and again"), False))
             else:
                 undecided.append(due)
+        unnamed = {due.n for due, _ in landed.unnamed}
         for due, trouble, begun in landed.failed:
-            refused.append(_refusal(due, trouble, begun))
+            refused.append(_refusal(due, trouble, begun and due.n not in unnamed))
             if not due.tries:
                 detail = {"inode": due.ino, "errno": trouble.errno, "reason": trouble.reason}
                 self._steps.send({"type": "event", "name": "afmCmdRequeued", "detail": detail})
@@ -138,8 +139,10 @@ class Draining:
         # done: while others wait, the normal queue goes on.
         self._steps.journal.put(FORGIVING, self._steps.view.last_entry())
         self._priority.land(
-            landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes, above
-        )
+            landed.done, landed.outcomes, refused, undecided, landed.written, landed.holes, above,
+            landed.unnamed,
+        )  # fmt: skip
+        self.brought.update(due.ino for due, _ in landed.done)
         self._steps.executed += len(landed.done)
         self._steps.progress.recorded(())
         if landed.outcomes:

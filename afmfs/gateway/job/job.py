@@ -14,16 +14,19 @@ is durable.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from contextlib import suppress
 from typing import Any
 
 from afmfs.gateway.home.home import SCRATCH, Home
+from afmfs.gateway.home.trouble import Inconsistent, MayEnd
 from afmfs.gateway.job.draining import Draining
 from afmfs.gateway.job.intents import Intents
 from afmfs.gateway.job.planning import Planning
 from afmfs.gateway.job.priority import (
+    AGAIN_NS,
     COLLECTING,
     DONE,
     PLANNING,
@@ -48,12 +51,15 @@ from afmfs.model.entry import DATA_OPS
 from afmfs.model.order import Held
 from afmfs.model.resync import Job
 
+log = logging.getLogger(__name__)
+
 _SHOWN = {COLLECTING: PLANNING, SEEKING: SETTLING}
 
 PAGE = 4096
 TOLD_S = 0.25
-NO_POINT_S = 1.0
-"""Between two attempts where the cache's disk can't be synced."""
+PAUSE_S = 1.0
+"""Between two attempts where the cache's disk can't be synced, or home refuses what all waits for.
+"""
 
 
 class Jobs:
@@ -67,6 +73,7 @@ class Jobs:
         self._strays = Strays(steps, self._intents)
         self._draining = Draining(steps, priority, book, self._intents, threads)
         self._told = 0.0
+        self._said = ""  # of what it waits for
 
     # -- messages, from any thread ---------------------------------------------------------------
 
@@ -111,7 +118,12 @@ class Jobs:
         try:
             self._step(job)
         except NoPoint:
-            time.sleep(NO_POINT_S)
+            time.sleep(PAUSE_S)
+        except (MayEnd, Inconsistent) as trouble:  # of what it does beside single objects
+            if str(trouble) != self._said:
+                log.warning("the job waits: %s", trouble)
+            self._said = str(trouble)
+            time.sleep(PAUSE_S)
         self.tell()
         return True
 
@@ -119,10 +131,20 @@ class Jobs:
         if self._priority.phase == SETTLING:
             return self._settling.is_early(now_ns)
         waits = self._priority.phase == WAITING
-        return waits and is_early(self._priority.next_try() or 0, now_ns)
+        return waits and is_early(self.next_try() or 0, now_ns)
+
+    def next_try(self) -> int | None:
+        """When the first of the requeued rows is due. Not while the normal queue has changes of
+        names in doubt, which it settles first: rows would be looked for, and made, elsewhere."""
+        found = self._priority.next_try()
+        if found is not None and self._priority.phase == WAITING and self._steps.names_in_doubt():
+            return max(found, time.time_ns() + AGAIN_NS)
+        return found
 
     def _step(self, job: Job) -> None:
         priority = self._priority
+        if priority.phase in (COLLECTING, SETTLING):
+            job = self._reaching(job)
         if priority.phase == COLLECTING:
             self._planning.collect(job)
             self._enter(SETTLING)
@@ -138,6 +160,13 @@ class Jobs:
         elif not self._draining.step(job):
             self._finish(job)
 
+    def _reaching(self, job: Job) -> Job:
+        """The job, with all that is in doubt: what was begun after it was asked for, before the
+        gateway heard of it, would be looked for under names that home may not have any more."""
+        flights = self._steps.journal.flights().values()
+        last = max((max(ids, default=0) for ids in flights), default=0)
+        return job if last <= job.bound else self._priority.extend(last)
+
     def _enter(self, phase: str) -> None:
         self._priority.enter(phase)
         self.tell(now=True)
@@ -146,6 +175,7 @@ class Jobs:
         """Every entry up to the bound is at home, but what home refuses."""
         priority, steps = self._priority, self._steps
         self._execute_entries(job)
+        self._draining.brought.clear()  # what is queued from now on isn't there
         if priority.left:
             self._enter(WAITING)
             return
@@ -169,6 +199,10 @@ class Jobs:
             # Whatever became of them since, none was settled.
             held.requeued = {e.id for e in todo if e.op not in DATA_OPS}
             ready, _ = held.split(e for e in todo if e.id <= job.bound)
+            if self._priority.phase == WAITING:
+                # The object of what was held before may be there by now, without its data, which
+                # the normal queue brings.
+                ready = [e for e in ready if e.ino in self._draining.brought]
             steps.land([Outcome(e.id, e.ino) for e in ready])
 
     # -- what is said ----------------------------------------------------------------------------

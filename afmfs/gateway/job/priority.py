@@ -23,9 +23,9 @@ from afmfs.gateway.trash.book import TrashBook
 from afmfs.model.action import Place
 from afmfs.model.order import NOTHING_OWED, Owed
 from afmfs.model.ranges import Ranges
-from afmfs.model.resync import Do, Job, Kind
+from afmfs.model.resync import GROWN, Do, Job, Kind
 
-_AGAIN_NS = 10**9
+AGAIN_NS = 10**9
 
 COLLECTING, SETTLING, SEEKING = "collecting", "settling", "seeking"
 PLANNING, PUSHING, WAITING, DONE = "planning", "pushing", "waiting", "done"
@@ -126,11 +126,13 @@ class Priority:
         if found:
             record, self.phase, self.cursor, figures = found[0]
             self.job, self.figures = as_job(json.loads(record)), json.loads(figures)
+        self._owed: Owed | None = NOTHING_OWED
         self._count()
 
     def _count(self) -> None:
         row = self._journal.query("SELECT count(*), total(bytes), count(errno) FROM priority")[0]
         self.left, self.bytes_left, self.requeued = row[0], int(row[1]), row[2]
+        self._owed = None
 
     # -- questions, from any thread --------------------------------------------------------------
 
@@ -153,15 +155,16 @@ class Priority:
         return bool(self._journal.query("SELECT 1 FROM priority WHERE ino=?", (ino,)))
 
     def owed(self) -> Owed:
-        """What home refuses for now."""
-        if not self.requeued:
-            return NOTHING_OWED
-        rows = self._journal.query(
-            "SELECT ino, verdict IS NULL OR json_extract(verdict, '$[0]')=? FROM priority"
-            " WHERE errno IS NOT NULL",
-            (Do.MAKE,),
-        )
-        return Owed(frozenset(r[0] for r in rows), frozenset(r[0] for r in rows if r[1]))
+        """What home refuses for now; the same object as long as that is so."""
+        if self._owed is None:
+            rows = self._journal.query(
+                "SELECT ino, verdict IS NULL OR json_extract(verdict, '$[0]')=? FROM priority"
+                " WHERE errno IS NOT NULL",
+                (Do.MAKE,),
+            )
+            unmade = frozenset(ino for ino, is_unmade in rows if is_unmade)
+            self._owed = Owed(frozenset(ino for ino, _ in rows), unmade)
+        return self._owed
 
     def is_known(self, job: int) -> bool:
         return self.job is not None and self.job.id == job
@@ -184,6 +187,15 @@ class Priority:
             )
         self.job, self.phase, self.cursor, self.figures = job, phase, 0, figures
         self._count()
+
+    def extend(self, through: int) -> Job:
+        """The job takes care of entries up to there as well."""
+        with self._journal.transaction() as db:
+            (text,) = db.execute("SELECT record FROM job").fetchone()
+            record = json.loads(text) | {"bound": through}
+            db.execute("UPDATE job SET record=?", (json.dumps(record),))
+        self.job = as_job(record)
+        return self.job
 
     def end(self, job: int) -> None:
         """The mount process knows that the job is done."""
@@ -272,8 +284,8 @@ class Priority:
         """When the first of the requeued rows is due; not as long as an exchange stands half done,
         under whose names they might be looked for: it is seen every second whether it does."""
         found: int | None = self._journal.query("SELECT min(next_try_ns) FROM priority")[0][0]
-        if (self.active or found is not None) and half_done(self._journal):
-            return max(found or 0, time.time_ns() + _AGAIN_NS)
+        if self.active or (found is not None and half_done(self._journal)):
+            return max(found or 0, time.time_ns() + AGAIN_NS)
         return found
 
     def resume(self) -> None:
@@ -288,6 +300,7 @@ class Priority:
     def decide(self, decisions: Sequence[tuple[Due, Decision]], now_ns: int) -> None:
         """Keep what was decided, and what is about to go to the trash."""
         assert self.job is not None
+        self._owed = None
         with self._journal.transaction() as db:
             for due, decision in decisions:
                 db.execute("UPDATE priority SET verdict=? WHERE n=?", (decision.dump(), due.n))
@@ -305,21 +318,24 @@ class Priority:
         written: Sequence[tuple[int, Ranges, int]],
         holes: Sequence[tuple[int, Ranges]] = (),
         above: Sequence[Planned] = (),
+        unnamed: Sequence[tuple[Due, Decision]] = (),
     ) -> int:
         """Record what became of some rows; `undecided` are looked at anew, and what is `above` them
         before. Of `written` files home has these bytes, up to this size; `holes` are bytes that a
-        file has grown by."""
+        file has grown by. Of what is `unnamed`, one of the others, only names are left to do."""
         assert self.job is not None
         job = self.job.id
         for due, decision in done:
             self._add_up(due, decision)
+        for _, decision in unnamed:
+            self._add_up_changes(decision)
 
         def write(db: sqlite3.Connection) -> None:
             for ino, ranges, size in written:
                 self._book.written(db, ino, ranges, size)
             for ino, ranges in holes:
-                self._book.null(db, ino, ranges, job, None)
-            for due, decision in done:
+                self._book.null(db, ino, ranges, GROWN, None)
+            for due, decision in (*done, *unnamed):
                 for aside in decision.asides:
                     self._book.moved(db, aside.number)
                 if decision.null:
@@ -350,7 +366,7 @@ class Priority:
 
     def _add_up(self, due: Due, decision: Decision) -> None:
         figures = self.figures
-        figures["aside"] += len(decision.asides)
+        self._add_up_changes(decision)
         match decision.do:
             case Do.MAKE | Do.PUSH:
                 figures["files"] += 1
@@ -362,6 +378,10 @@ class Priority:
                 figures["lost"] += 1
             case Do.SKIP:
                 pass
+
+    def _add_up_changes(self, decision: Decision) -> None:
+        figures = self.figures
+        figures["aside"] += len(decision.asides)
         if decision.null:
             figures["nulled"] += 1
             figures["nulled_bytes"] += sum(b - a for a, b in decision.null)

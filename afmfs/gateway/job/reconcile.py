@@ -57,7 +57,9 @@ class Landed:
     outcomes: list[Outcome] = field(default_factory=list)
     # What home refuses for now, and whether something of it may have been done.
     failed: list[tuple[Due, MayEnd, bool]] = field(default_factory=list)
-    undecided: list[Due] = field(default_factory=list)
+    undecided: list[tuple[Due, str]] = field(default_factory=list)  # and what was met
+    # Its content is at home, and not all its names: to be looked at anew, as our own.
+    unnamed: list[tuple[Due, Decision]] = field(default_factory=list)
     written: list[tuple[int, Ranges, int]] = field(default_factory=list)  # inode, bytes, size
     holes: list[tuple[int, Ranges]] = field(default_factory=list)  # inode, bytes
 
@@ -129,11 +131,11 @@ class Reconciler:
     def execute(self, due: Due, decision: Decision, landed: Landed) -> None:
         """Do what was decided. HomeAway: it is not known how far it came."""
         try:
-            done = self._execute(due, decision)
+            done = self._execute(due, decision, landed)
         except (Surprise, Inconsistent, Contradicted) as exc:
             log.info("inode %d is looked at anew: %s", due.ino, exc)
             make_way(self.work, due.ino)
-            landed.undecided.append(due)
+            landed.undecided.append((due, str(exc)))
         except Unrepresentable as trouble:
             landed.done.append((due, decision))
             landed.outcomes.append(Outcome(0, due.ino, None, UNREPRESENTABLE, trouble.errno))
@@ -141,16 +143,19 @@ class Reconciler:
             landed.failed.append((due, *_failure(exc, decision)))
         else:
             landed.done.append((due, decision))
-            outcome = self._outcome(due, decision, done)
-            if outcome is not None:
-                landed.outcomes.append(outcome)
+            self._note(due, decision, done, landed)
             code = self._unlinked.pop(due.ino, None)
             if code is not None:  # the last word: the one before says that all is well
                 landed.outcomes.append(Outcome(0, due.ino, None, UNLINKED, code))
-            row = self.work.rows.get(due.ino)
-            if row is not None and stat.S_ISREG(row.mode):
-                self._note_nulls(row, decision, landed)
         self.work.pulse()
+
+    def _note(self, due: Due, decision: Decision, done: Done, landed: Landed) -> None:
+        outcome = self._outcome(due, decision, done)
+        if outcome is not None:
+            landed.outcomes.append(outcome)
+        row = self.work.rows.get(due.ino)
+        if row is not None and stat.S_ISREG(row.mode):
+            self._note_nulls(row, decision, landed)
 
     def _note_nulls(self, row: Row, decision: Decision, landed: Landed) -> None:
         """What is not null at home any more, or is by our doing: to make it null once more would
@@ -198,7 +203,7 @@ class Reconciler:
             return self._examiner.stamp(case.names[0].st)
         return None
 
-    def _execute(self, due: Due, decision: Decision) -> Done:
+    def _execute(self, due: Due, decision: Decision, landed: Landed) -> Done:
         row = self.work.rows.get(due.ino)
         again = due.decision is not None
         if row is None:
@@ -219,7 +224,14 @@ class Reconciler:
             done = self._make_file(due, decision.at, row, again=again)
         else:
             done = self._make_other(decision.at, row)
-        self._name(decision.at, row)
+        try:
+            self._name(decision.at, row)
+        except (MayEnd, Inconsistent, Surprise):
+            # It would be taken for somebody else's version when it is looked at again, and what
+            # only home has of it would go to the trash.
+            landed.unnamed.append((due, decision))
+            self._note(due, decision, done, landed)
+            raise
         return done
 
     def _adopt(self, row: Row) -> Done:

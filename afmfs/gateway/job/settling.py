@@ -27,6 +27,8 @@ from afmfs.model.resync import Job
 PAGE = 4096
 """Entries looked at in one step."""
 
+PAUSE_S = 1.0
+
 
 @dataclass(slots=True)
 class Settled:
@@ -59,10 +61,12 @@ class Settling:
 
         Nothing else is settled meanwhile, nor is anything planned: the two objects would be missed,
         made anew or counted as lost, as would all that is below them, and what is moved into or out
-        of them is not known here. Rare as it is, the whole job waits.
+        of them is not known here. So it is where home may have done what it refuses now. Rare as it
+        is, the whole job waits.
         """
         waiting = self._steps.journal.requeued()
         tries = [waiting[i].next_try_ns if i in waiting else 0 for i in self._half_done()]
+        tries += [waiting[i].next_try_ns for i in self._steps.names_in_doubt() if i in waiting]
         return is_early(min(tries, default=0), now_ns)
 
     def _half_done(self) -> list[int]:
@@ -76,7 +80,9 @@ class Settling:
         entries = self._unsettled(job)
         if not entries:
             self._claims = None
-            return False
+            if doubts := self._steps.names_in_doubt():  # each waits for one that is not due
+                time.sleep(PAUSE_S)
+            return bool(doubts)
         # Merged, they would pass over names where home may have what they move.
         batch = apart(entries) if job.careful else plan(entries)
         steps, ids = self._steps, batch.ids
@@ -93,6 +99,8 @@ class Settling:
         steps.point()  # outcome-after-durable
         before = steps.journal.requeued()
         refused = [one for exc, its in settled.failed for one in requeued(its, exc, before)]
+        if not fresh:  # an earlier attempt may have done it, and what waits for it
+            refused = [one._replace(pushing=True) for one in refused]
         left = {*settled.waiting, *(one.id for one in refused)}
         inos = {e.id: e.ino for e in entries}
         told = [Outcome(0, ino, stamp, RESYNCED) for ino, stamp in settled.reached.items()]
@@ -122,6 +130,8 @@ class Settling:
             found = [e for e in split_held(entries, refused)[0] if wanted(e)]
             if found:
                 return found
+        if steps.names_in_doubt():
+            return []
         held = self._held_by(refused)
         while self._after < job.bound and not held.is_full:
             todo, last = unexecuted(steps.view, steps.progress, self._after, PAGE)

@@ -26,7 +26,7 @@ from afmfs.gateway.state.view import Row
 from afmfs.gateway.threads import Threads
 from afmfs.model.action import Action, Batch, Make, NameAction, Push
 from afmfs.model.entry import ROOT, UNLINKED
-from afmfs.model.order import Dependence, levels
+from afmfs.model.order import Dependence, levels, moves_trees
 
 _A = TypeVar("_A", Push, NameAction)
 
@@ -52,6 +52,9 @@ class Execution:
         self._names: Sequence[NameAction] = ()
         self._dependence: Dependence | None = None  # of these; once one has failed
         self._skipped: set[int] = set()  # first ids of actions that depend on failed ones
+        # Objects that home may have under other names than before a change that was cut short.
+        self._unsure: set[int] = set()
+        self._all_unsure = False
         self._lock = threading.Lock()
         self._away: HomeAway | None = None
 
@@ -98,6 +101,8 @@ class Execution:
         result = self.result
         if result.inconsistent is not None or self._away or action.ids[0] in self._skipped:
             return
+        if isinstance(action, Push) and (self._all_unsure or action.ino in self._unsure):
+            return
         start = perf_counter()
         try:
             try:
@@ -132,6 +137,9 @@ class Execution:
             self.result.failed.append((action, failed))
             if isinstance(action, Push):
                 return
+            if failed.partial:
+                self._unsure.update(action.inos)
+                self._all_unsure |= moves_trees(action)
             if self._dependence is None:
                 self._dependence = Dependence(self._names)
             self._skipped |= self._dependence.fail(action)

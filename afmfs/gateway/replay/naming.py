@@ -20,7 +20,7 @@ from afmfs.gateway.replay.small import make_small
 from afmfs.gateway.replay.work import NOTHING, Done, Failed, Work, want_kind
 from afmfs.gateway.state.transfer import BlobError
 from afmfs.gateway.state.view import Row
-from afmfs.model.action import Exchange, Link, Make, NameAction, Remove, Rename
+from afmfs.model.action import Exchange, Link, Make, NameAction, Place, Remove, Rename
 
 _GONE = b".afm: gone"  # target of a symbolic link whose own removal follows
 
@@ -317,12 +317,21 @@ class Namer:
         try:
             found = work.look(dirfd, action.target[1])
         except FileNotFoundError:
+            if self._should_be_at(action.target, action.ino):
+                raise Inconsistent(work.path(action.target), "is missing", missing=True) from None
             return work.finish(action, NOTHING)
         want_kind(found, action.kind, work.path(action.target))
         if action.kind == stat.S_IFDIR:
             work.home.forget_directories()
             work.locator.forget()
         return work.finish(action, NOTHING)
+
+    def _should_be_at(self, place: Place, ino: int) -> bool:
+        """Whether home can't do without it there: here it has that name still, and data that a
+        change done in silence would leave here alone."""
+        work = self.work
+        kept = place in work.view.names(ino) and not work.view.is_lost(ino)
+        return kept and not is_elsewhere(work, place, ino)
 
     def _failed(self, action: NameAction, exc: OSError, verb: Verb) -> Exception:
         place = action.place

@@ -254,7 +254,7 @@ class Replay:
             if not self.settled:
                 self.settled = True
                 self.send_status()
-        due = self.priority.next_try() if self._contact.is_up and not self._stopped else None
+        due = self.jobs.next_try() if self._contact.is_up and not self._stopped else None
         tries = [t for t in (found.next_ns, due) if t is not None]
         pause = max(0.0, (min(tries) - time.time_ns()) / _NS) if tries else None
         self._wait(pause)

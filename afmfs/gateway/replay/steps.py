@@ -42,6 +42,12 @@ class Steps:
         late = [r.id for r in requeued if now_ns is None or is_early(r.next_try_ns, now_ns)]
         return {e.id for e in self.view.entries(sorted(late)) if e.op not in DATA_OPS}
 
+    def names_in_doubt(self) -> list[int]:
+        """Changes of names that home may have seen, and that are not settled."""
+        ids = [i for ids in self.journal.flights().values() for i in ids]
+        ids = sorted(i for i in ids if not self.progress.executed(i))
+        return [e.id for e in self.view.entries(ids) if e.op not in DATA_OPS] if ids else []
+
     def land(
         self,
         outcomes: Sequence[Outcome],

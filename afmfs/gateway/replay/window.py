@@ -122,7 +122,7 @@ class Window:
 
     def _owed(self, unsure: Unsure) -> Owed:
         owed = self.owed()
-        return owed._replace(inos=owed.inos | unsure.inos)
+        return owed._replace(inos=owed.inos | unsure.inos) if unsure.inos else owed
 
     def _doubts(self) -> list[list[Entry]]:
         """What is in doubt of each batch that was broken off, each by itself, as it was cut

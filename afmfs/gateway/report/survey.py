@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from afmfs.gateway.state.view import LISTED, Row
 from afmfs.model.entry import ROOT, UNLINKED, Op, describe
 from afmfs.model.ranges import Ranges, cut, difference, union
+from afmfs.model.resync import GROWN
 
 PAGE = 256
 """Inodes or names read at a time."""
@@ -189,8 +190,9 @@ class Survey:
         found += [
             Remark(ino, NULLED, {"start": start, "end": end, "job": job, "trash": trash})
             for ino, start, end, job, trash in self._db.execute(
-                f"SELECT ino, start, end, job, trash FROM gateway.nulled WHERE {those}, start",
-                (inos,),
+                "SELECT ino, start, end, job, trash FROM gateway.nulled"
+                f" WHERE job>? AND {those}, start",
+                (GROWN, inos),
             ).fetchall()
         ]
         return found
