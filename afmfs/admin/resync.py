@@ -54,10 +54,13 @@ def failover_command(request: Request, mount: Mount, access: Access) -> None:
 
 
 def _make_ready(request: Request, mount: Mount, access: Access, limit: Limit) -> None:
-    """What is pending goes first, and so does a resync that runs already."""
+    """What is pending goes first, and so does a resync that runs already, but for one whose place
+    the new one takes."""
     flush = replace(request, command=TABLE["flushPending"], flags=frozenset(), values={})
     while True:
         status = read_status(mount, access)
+        if status.state == State.NEEDS_RESYNC:
+            return
         if status.job is not None:
             job.await_end(status.job.kind, status.job.id, mount, access, limit)
         elif status.state == State.DIRTY:

@@ -148,6 +148,10 @@ def _contradiction(facts: Facts) -> str:
     way_out = "`resync` brings home to what the cache has"
     if facts.auto_resync:
         way_out = "the next request that reaches the gateway starts a resync, as does `resync`"
+    if facts.resyncing:
+        way_out += f", in place of the {facts.resyncing} that waits for what home refuses"
+    if facts.resyncing and facts.refusal:
+        way_out += f": {facts.refusal}"
     return f"{facts.needs_resync}; {way_out}"
 
 

@@ -269,6 +269,12 @@ def test_needs_resync_is_not_flushed_first(afmctl: Afmctl, busy: Busy) -> None: 
     assert "flush" not in busy.calls
 
 
+def test_one_whose_place_is_taken_is_not_waited_for(afmctl: Afmctl, busy: Busy) -> None:  # noqa: F811
+    busy.coming = [{"state": "NeedsResync", "job": replace(JOB, id=3, phase="waiting")}]
+    afmctl("fs1", "resync", "--yes", "--wait", "--timeout", "1")
+    assert resyncs(busy) == [("resync", False)]
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -370,3 +371,102 @@ async def test_an_inactive_fileset_becomes_active_by_it(office: Office, tmp_path
         job = (await office.gateway.hear("job"))["job"]
         await office.gateway.say(**done(job))
         await until(fileset, state="Active")
+
+
+# -- one that waits gives way --------------------------------------------------------------------
+
+
+async def waiting(fileset: Fileset, office: Office, kind: str = "resync", **more: Any) -> Message:
+    """A job of which home refuses the last object, and home is found changed."""
+    gateway = office.gateway
+    await make(fileset, b"f")
+    await fileset.jobs.start(kind, **more)
+    job: Message = (await gateway.hear("job"))["job"]
+    await gateway.hear("run")
+    await gateway.say(**progress(job, "waiting", 1, 3, requeued=1))
+    await gateway.say(**FOUND)
+    assert (await gateway.hear("run", 2))["needs_resync"]
+    return job
+
+
+@pytest.mark.parametrize("kind", ["resync", "failover"])
+async def test_the_next_operation_starts_one_in_its_place(
+    office: Office, tmp_path: Path, kind: str
+) -> None:
+    """It does what was asked for by hand of the one before."""
+    async with office.fileset(tmp_path) as fileset:
+        before = await waiting(fileset, office, kind, manual=True, keep_uncached=True)
+        await look(fileset)
+        assert fileset.jobs.current is not None and fileset.jobs.current.id == before["id"]
+        await make(fileset, b"g")
+        job = (await office.gateway.hear("job", 2))["job"]
+        assert job | {"started_ns": 0} == {
+            "id": before["id"] + 1, "kind": kind, "bound": fileset.status().last_entry,
+            "manual": True, "keep_uncached": True, "reason": "f: its size is another",
+            "started_ns": 0,
+        }  # fmt: skip
+        assert not (await office.gateway.hear("run", 3))["needs_resync"]
+        await office.gateway.say(**done(before))  # it ended meanwhile
+        await office.gateway.say(**done(job))
+        await office.gateway.hear("job_taken", 2)
+        assert [e["job"] for e in events(fileset, "afmManualResyncComplete")] == [job["id"]]
+        assert fileset.jobs.current is None
+
+
+async def test_a_resync_by_hand_takes_its_place(office: Office, tmp_path: Path) -> None:
+    async with office.fileset(tmp_path, "auto_resync=off") as fileset:
+        await waiting(fileset, office, "failover", manual=True)
+        assert fileset.status().state == "NeedsResync"
+        assert await execute(fileset, "resync --keep-uncached") == PERFORMING
+        job = (await office.gateway.hear("job", 2))["job"]
+        assert (job["id"], job["kind"], job["keep_uncached"]) == (2, "failover", True)
+        with pytest.raises(Refused, match="wait for its end"):
+            await fileset.execute("resync")
+
+
+async def test_what_is_shown_while_it_may_be_replaced(office: Office, tmp_path: Path) -> None:
+    async with office.fileset(tmp_path) as fileset:
+        job = await waiting(fileset, office)
+        status = fileset.status()
+        assert status.state == "NeedsResync"
+        assert status.reason == (
+            "f: its size is another; the next request that reaches the gateway starts a resync, as"
+            " does `resync`, in place of the resync that waits for what home refuses"
+        )
+        assert status.job and status.job.id == job["id"]
+
+
+@pytest.mark.parametrize("phase", ["pushing", "waiting"])
+async def test_no_other_job_gives_way(office: Office, tmp_path: Path, phase: str) -> None:
+    """One that has more to do than to wait, or nothing in whose way there is."""
+    async with office.fileset(tmp_path) as fileset:
+        gateway = office.gateway
+        fileset.touch()
+        await fileset.resync(keep_uncached=False)
+        job = (await gateway.hear("job"))["job"]
+        await gateway.say(**progress(job, phase, 1, 3, requeued=1))
+        await until(fileset, requeued=1)
+        if phase == "pushing":
+            await gateway.say(**FOUND)
+            assert (await gateway.hear("run", 2))["needs_resync"]
+        await make(fileset, b"g")
+        await look(fileset)
+        assert fileset.status().state == "Dirty"
+        with pytest.raises(Refused, match="wait for its end"):
+            await fileset.execute("resync")
+        with pytest.raises(Refused, match="under way"):
+            await fileset.resync(keep_uncached=False)
+
+
+@pytest.mark.parametrize("more", [{"kind": "recovery"}, {"missing": 1}, {"doubt": 1}])
+async def test_none_gives_way_that_makes_up_for_a_loss(
+    office: Office, tmp_path: Path, more: dict[str, Any]
+) -> None:
+    async with office.fileset(tmp_path) as fileset:
+        await waiting(fileset, office)
+        assert fileset.jobs.gives_way
+        assert fileset.jobs.current is not None
+        fileset.jobs.current = replace(fileset.jobs.current, **more)
+        assert not fileset.jobs.gives_way
+        with pytest.raises(Refused, match="under way"):
+            await fileset.resync(keep_uncached=False)

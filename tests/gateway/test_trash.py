@@ -165,6 +165,18 @@ def test_a_directory_on_another_file_system(home: Home, elsewhere: Path) -> None
     assert (elsewhere / "d" / "f").exists()
 
 
+def test_a_copy_that_nobody_will_bring_any_more(home: Home, root: Path) -> None:
+    """Where it was it may be gone: it is in the trash all the same."""
+    (root / "copy").write_text("of home")
+    assert move_aside(home, JOB, 1, home.root, b"copy")
+    in_trash(root, 1).rename(in_trash(root, 1).with_name("1.copied"))
+    directory = home.own_directory(trash.directory_of(JOB))
+    assert aside.is_aside(home, directory, b"1")
+    assert in_trash(root, 1).read_text() == "of home"
+    assert aside.is_aside(home, directory, b"1")
+    assert not aside.is_aside(home, directory, b"2")
+
+
 class Killed(Exception):
     pass
 

@@ -126,6 +126,10 @@ def test_reason_says_how_a_contradiction_ends() -> None:
     found = replace(QUIET, needs_resync="a/b: is missing")
     assert reason(found).startswith("a/b: is missing; the next request")
     assert reason(replace(found, auto_resync=False)).startswith("a/b: is missing; `resync`")
+    waits = replace(found, resyncing="failover", refusal="c: No space left; make room")
+    assert reason(waits).endswith(
+        "in place of the failover that waits for what home refuses: c: No space left; make room"
+    )
 
 
 def test_trouble_is_what_somebody_should_look_at() -> None:

@@ -87,3 +87,40 @@ def test_a_removal_that_is_refused_and_a_new_file(make: MakeKnown, home: Path) -
     assert flush(mount) == 0
     assert (home / "a").read_bytes() == data
     assert mount.afmctl("verify", "--data").returncode == 0
+
+
+def test_a_resync_that_waits_gives_way_to_another(make: MakeKnown, home: Path) -> None:
+    """Home is changed once more meanwhile: all but what it refuses goes on."""
+    (home / "held").write_bytes(b"held")
+    mount = make(home)
+    assert (mount.point / "held").read_bytes() == b"held"
+    (home / "held").write_bytes(b"a stray write")
+    subprocess.run(["chattr", "+i", home / "held"], check=True)
+    try:
+        (mount.point / "held").write_bytes(b"held here")
+        await_waiting(mount, 1)
+        (home / "known").write_bytes(b"another stray write")
+        (mount.point / "known").write_bytes(b"changed here")
+        await_waiting(mount, 2)
+        assert (home / "known").read_bytes() == b"changed here"
+        (mount.point / "new").write_bytes(b"new")
+        assert flush(mount) == 1
+        assert (home / "new").read_bytes() == b"new"
+    finally:
+        subprocess.run(["chattr", "-i", home / "held"], check=True)
+    mount.afmctl("resumeRequeued")
+    assert flush(mount) == 0
+    assert (home / "held").read_bytes() == b"held here"
+    assert mount.afmctl("verify", "--data").returncode == 0
+
+
+def await_waiting(mount: Mount, job: int) -> None:
+    """Till a job, started by a request, waits for what home refuses."""
+
+    def waits() -> bool:
+        (mount.point / "request").touch()
+        said = mount.status()["job"]
+        return said is not None and (said["id"], said["phase"]) == (job, "waiting")
+
+    assert flush(mount) == 1
+    wait_until(waits, 30, f"job {job} waits")

@@ -45,8 +45,8 @@ class Automatic:
                 self.asked()
 
     def _is_due(self) -> bool:
-        idle = self._jobs.current is None
-        return idle and bool(self._store.get("needs_resync")) and self._allowed()
+        free = self._jobs.current is None or self._jobs.gives_way
+        return free and bool(self._store.get("needs_resync")) and self._allowed()
 
     async def run(self) -> None:
         """Start what is wanted, until cancelled."""

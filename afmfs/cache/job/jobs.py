@@ -1,5 +1,7 @@
 """The job: a resync, failover or recovery that is due or under way; at most one at a time.
 
+One that only waits for what home refuses gives way to another where home was found changed.
+
 cache.db says that it has to be done, gateway.db how far it is. So it goes on after any restart of
 either process, and waits by itself while home is away or the fileset stopped.
 """
@@ -126,14 +128,31 @@ class Jobs:
     async def start(
         self, kind: str, *, manual: bool = False, keep_uncached: bool = False, reason: str = ""
     ) -> Job:
-        """Have a job done; durable on return. Refused while there is one."""
-        if self.current is not None:
-            raise Refused(f"a {self.current.kind} is under way: wait for its end")
+        """Have a job done; durable on return. Refused while there is one that goes on: of one that
+        gives way the new one does all that was asked for."""
+        before = self.current
+        if before is not None and not self.gives_way:
+            raise Refused(f"a {before.kind} is under way: wait for its end")
+        if before is not None:
+            kind = before.kind  # a home that is new is so still
+            if not manual:
+                manual, keep_uncached = before.manual, before.keep_uncached
         with self._store:
             job = self.put(kind, manual=manual, keep_uncached=keep_uncached, reason=reason)
         self.took(job)
         await self.announce()
         return job
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether another job may take the place of the present one: home refuses the last of it,
+        and was found changed since, so that nothing else is replayed either. Not of one that makes
+        up for a loss, of which the next would not know."""
+        job, said = self.current, self.progress
+        if job is None or job.kind == RECOVERY or job.missing or job.doubt:
+            return False
+        waits = said is not None and said["phase"] == "waiting"
+        return waits and bool(self._store.get("needs_resync"))
 
     def put(
         self, kind: str, *, manual: bool = False, keep_uncached: bool = False, reason: str = ""

@@ -71,8 +71,8 @@ class Reporting(Hearing):
             link_reason="; ".join(filter(None, (home.reason, home.hint))),
             # What contradicts home is not settled by waiting, but by a job.
             recovering=job.kind == RECOVERY if job else self.recovering and not needs_resync,
-            # What is found while a job runs is shown, and dealt with, after it.
-            needs_resync="" if job else needs_resync,
+            # What is found while a job runs is shown, and dealt with, after it, or in its place.
+            needs_resync="" if job and not self.jobs.gives_way else needs_resync,
             auto_resync=self.settings.tunables.auto_resync,
             pending=self._store.counters.queue_length + (job.left if job else 0),
             requeued=home.requeued + (job.requeued if job else 0),

@@ -9,6 +9,7 @@ from contextlib import suppress
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.job.priority import Aside
 from afmfs.gateway.state.journal import Journal
+from afmfs.gateway.trash.aside import is_aside
 from afmfs.gateway.trash.book import (
     INTENDED,
     TrashBook,
@@ -27,6 +28,10 @@ class Intents:
         self._journal, self._book = journal, book
         self._numbers: Iterator[int] = iter(())
         self._unsaid: list[Trashed] = []
+
+    def begin(self) -> None:
+        """Another job starts."""
+        self._unsaid.clear()
 
     def number(self) -> int:
         """A number of the trash; some are taken at a time, and those not used are lost."""
@@ -54,18 +59,27 @@ class Intents:
         """Whether the job has, or may have, anything in the trash."""
         return next(self._book.rows(job.id), None) is not None
 
-    def settle(self, home: Home, job: Job) -> int:
-        """See which of the job's intents came to be; how many things are in its trash."""
-        moved, missing = [], []
-        directory = home.own_directory(directory_of(job.id))
-        for row in self._book.rows(job.id):
-            try:
-                home.lstat(directory, file_name(row.number))
-                moved.append(row)
-            except FileNotFoundError:
-                missing.append(row)
+    def settle_given_up(self, home: Home, job: Job) -> None:
+        """As `settle`, of jobs whose place another one has taken: what they were about to move may
+        be in the trash, and is nowhere else."""
+        rows = [row for row in self._book.in_state(INTENDED) if row.job != job.id]
+        for other in {row.job for row in rows}:
+            with suppress(OSError):
+                write_index(home, other, (row for row in rows if row.job == other))
+                self.settle(home, other)
+
+    def settle(self, home: Home, job: int) -> int:
+        """See which of the job's intents came to be; how many things are in its trash. Of what home
+        does not tell the next job sees to."""
+        moved, missing = list[Trashed](), list[Trashed]()
+        directory = home.own_directory(directory_of(job))
+        for row in self._book.rows(job):
+            with suppress(OSError):
+                there = is_aside(home, directory, file_name(row.number))
+                (moved if there else missing).append(row)
         with self._journal.transaction() as db:
             for row in moved:
+                self._book.stands_alone(db, row.number)
                 self._book.moved(db, row.number)
             for row in missing:
                 self._book.missing(db, row.number)

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from afmfs.gateway.home.home import SCRATCH, Home
@@ -74,13 +76,25 @@ class Jobs:
         self._draining = Draining(steps, priority, book, self._intents, threads)
         self._told = 0.0
         self._said = ""  # of what it waits for
+        self._changing = threading.Lock()  # which job there is
+        self._working = False  # a step is under way
+        self._next: dict[str, Any] | None = None  # the job to begin after it
 
     # -- messages, from any thread ---------------------------------------------------------------
 
     def take(self, record: dict[str, Any]) -> None:
-        """Begin a job, or go on with it; durable on return."""
+        """Begin a job, or go on with it; durable on return, but in the middle of a step: what that
+        does is to be recorded with the job that it belongs to."""
+        with self._changing:
+            if self._working and not self._priority.is_known(int(record["id"])):
+                self._next = record
+            else:
+                self._begin(record)
+
+    def _begin(self, record: dict[str, Any]) -> None:
         if not self._priority.is_known(int(record["id"])):
             self._priority.begin(record)
+            self._intents.begin()
             self._settling.begin()
             self._draining.begin()
         job = self._priority.job
@@ -89,9 +103,10 @@ class Jobs:
 
     def taken(self, job: int) -> None:
         """The mount process knows that it is done."""
-        if self._priority.is_known(job):
-            self._priority.end(job)
-            self._steps.progress.doubt_through = 0
+        with self._changing:
+            if self._priority.is_known(job):
+                self._priority.end(job)
+                self._steps.progress.doubt_through = 0
 
     # -- steps -----------------------------------------------------------------------------------
 
@@ -109,6 +124,24 @@ class Jobs:
     def step(self) -> bool:
         """Do something of the job; False if there is nothing to do now. HomeAway: it is done
         again."""
+        with self._at_work():
+            return self._try_step()
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Keep the job; another one begins after the step."""
+        with self._changing:
+            self._working = True
+        try:
+            yield
+        finally:
+            with self._changing:
+                self._working = False
+                if self._next is not None:
+                    self._begin(self._next)
+                    self._next = None
+
+    def _try_step(self) -> bool:
         priority = self._priority
         job = priority.job
         if job is None or priority.phase == DONE:
@@ -181,7 +214,8 @@ class Jobs:
             return
         with steps.contact.opened() as (connection, home):
             if self._intents.any(job):
-                priority.figures["aside"] = self._intents.settle(home, job)
+                priority.figures["aside"] = self._intents.settle(home, job.id)
+            self._intents.settle_given_up(home, job)
             sweep(home)
             connection.check(home)
         # What was removed here while the job ran may never have come to home.

@@ -46,6 +46,18 @@ def copy_aside(
     return True
 
 
+def is_aside(home: Home, trash: int, moved: bytes) -> bool:
+    """Whether something was brought to (trash, moved). A copy that is complete but in name gets it:
+    nobody else will bring it, and where it was it may be gone."""
+    if _look(home, trash, moved) is not None:
+        return True
+    if _look(home, trash, moved + _COPIED) is None:
+        return False
+    home.rename(trash, moved + _COPIED, trash, moved)
+    _sync(trash)
+    return True
+
+
 def _look(home: Home, dirfd: int, name: bytes) -> os.stat_result | None:
     try:
         return home.lstat(dirfd, name)

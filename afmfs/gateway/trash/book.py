@@ -98,6 +98,12 @@ class TrashBook:
         db.execute("UPDATE trash SET state=? WHERE number=? AND state=?", (MOVED, number, INTENDED))
 
     @staticmethod
+    def stands_alone(db: sqlite3.Connection, number: int) -> None:
+        """What was decided with it was never done as it was decided: no bytes that are null are
+        known to be from it, so it comes back as a whole."""
+        db.execute("UPDATE trash SET ino=NULL WHERE number=? AND state=?", (number, INTENDED))
+
+    @staticmethod
     def missing(db: sqlite3.Connection, number: int) -> None:
         """It was gone from home before it could be moved: there is nothing to tell of."""
         db.execute("DELETE FROM trash WHERE number=? AND state=?", (number, INTENDED))
