@@ -102,7 +102,7 @@ PLANTED = (
         "afmfs/gateway/home/stamp.py",
         "        and expected.mtime // granularity == found.mtime // granularity\n",
         "        and expected.mtime // 10**9 == found.mtime // 10**9\n",
-        ("tests/mounted/test_failover.py", SEED),
+        ("tests/gateway/test_stamp.py",),
     ),
     Fault(
         "a job that is forgotten by a restart",
@@ -124,6 +124,28 @@ PLANTED = (
         "        held.requeued, self._held = refused, held\n",
         "        held.requeued, self._held = set(), held\n",
         ("tests/gateway/test_job_beside_refusals.py",),
+    ),
+    Fault(
+        "a job that takes its own work for somebody else's",
+        "afmfs/gateway/job/reconcile.py",
+        "            landed.unnamed.append((due, decision))\n"
+        "            self._note(due, decision, done, landed)\n",
+        "",
+        ("tests/gateway/test_job_beside_refusals.py",),
+    ),
+    Fault(
+        "a job that counts bytes as sent with a name",
+        "afmfs/gateway/job/job.py",
+        " if e.ino in self._draining.brought]\n",
+        "]\n",
+        ("tests/gateway/test_job_beside_refusals.py",),
+    ),
+    Fault(
+        "a job that goes by names that are in doubt",
+        "afmfs/gateway/replay/steps.py",
+        "        return [e.id for e in self.view.entries(ids) if e.op not in DATA_OPS] if ids else []\n",
+        "        return []\n",
+        ("tests/gateway/test_job_and_doubts.py",),
     ),
     Fault(
         "push by names that are in doubt",

@@ -121,6 +121,7 @@ def test_noticed_and_nothing_more_executed(mount: FakeMount, case: str) -> None:
         mount.gateway.receive({"type": "drop", "rid": rid, "id": 999})  # type: ignore[union-attr]
         mount.await_message("dropped", rid=rid)
     assert contents(mount.home) == before
+    assert [message["type"] for message in mount.log].count("inconsistent") == 1
     mount.retire()
     assert mount.pending()
 
