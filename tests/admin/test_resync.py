@@ -75,6 +75,13 @@ async def test_dirty_by_a_job_is_refused_with_another_way_on() -> None:
         await execute(fileset, "resync")
 
 
+async def test_beside_what_home_refuses_the_way_on_is_another() -> None:
+    """To flush first would fail, with whatever command."""
+    fileset = FakeFileset(state="Dirty", reason="1 entry is pending", requeued=1)
+    with pytest.raises(AfmError, match="have home permit what it refuses .* or `drop` it"):
+        await execute(fileset, "resync")
+
+
 @pytest.mark.parametrize("mode", ["iw", "lu", "ro"])
 async def test_refused_by_mode(mode: str) -> None:
     with pytest.raises(AfmError, match=f"filesets of mode sw, sw1 is {mode}") as caught:

@@ -33,6 +33,8 @@ def admit_resync(status: Status) -> None:
     way_on = _WAY_ON.get(State(status.state), "wait for its end")
     if status.job is not None:
         way_on = "wait for its end"
+    elif status.requeued:
+        way_on = "have home permit what it refuses (`queue` lists it), or `drop` it, first"
     raise Refused(
         f"resync is refused while {status.fileset} is {status.state}{why}; {way_on}",
     )
