@@ -156,6 +156,16 @@ class ProgramMachine(TreeMachine):
                 mask = self.mask(info)
                 mask[:] = masked(mask, one.valid)
 
+    def forget_nulls(self, before: CacheState, after: CacheState) -> None:
+        """What was cached and is not any more, which `check_cache_kept` grants to nulls alone."""
+        for path in self._known():
+            info, now = os.lstat(self.plain.at(path)), after.paths[path]
+            one = before.inodes.get(now.ino)
+            if stat.S_ISREG(info.st_mode) and one is not None and one.size == now.size:
+                mask = self.mask(info)
+                for n in differing(one.valid, now.known, one.valid):
+                    mask[n] = 0
+
     def follow_home(self, cache: CacheState) -> None:
         """Files with nothing cached may have taken over home's size."""
         for path in self._known():

@@ -176,6 +176,7 @@ class RepairMachine(ProgramMachine):
     def check_cache_after(self, before: Moment, after: Moment) -> None:
         check_cache_kept(before, after)
         self.follow_home(after.cache)
+        self.forget_nulls(before.cache, after.cache)
         self.check_cache(after.cache)
 
     # -- the cache -------------------------------------------------------------------------------
