@@ -70,6 +70,10 @@ CASES: dict[str, tuple[Meddle, Meddle]] = {
         lambda m: [(m.home / "f").unlink(), (m.home / "f").mkdir()],
         lambda m: m.remove(b"f"),
     ),
+    "file became a symlink before its removal": (
+        lambda m: [(m.home / "g").unlink(), (m.home / "g").symlink_to("f")],
+        lambda m: m.remove(b"g"),
+    ),
     "file became a symlink": (
         lambda m: [(m.home / "f").unlink(), (m.home / "f").symlink_to("g")],
         push,

@@ -213,8 +213,8 @@ class Namer:
         try:
             dirfd = work.directory(place[0])
             found = home.lstat(dirfd, place[1])
-            if stat.S_ISDIR(found.st_mode) != (action.kind == stat.S_IFDIR):
-                want_kind(found, action.kind, work.path(place))
+            # Of another type it is somebody else's, and what it holds may be nowhere else.
+            want_kind(found, action.kind, work.path(place))
             with work.progress.names.moving():
                 try:
                     if action.kind == stat.S_IFDIR:
