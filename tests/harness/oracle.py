@@ -150,7 +150,8 @@ def _check_may_be_renamed(
 def check_agrees(before: Moment, after: Moment) -> None:
     """All that the cache holds is at home, under every name, and names of one are one there."""
     home, cache = after.home, after.cache
-    assert not cache.job and not cache.needs_resync and not cache.queue
+    if cache.job or cache.needs_resync or cache.queue:
+        raise Wrong(f"{cache.job=}, {cache.needs_resync=}, {cache.queue=} after a resync")
     pending = {e.ino for e in before.cache.queue if e.op == ATTR}
     theirs = before.cache.by_home_ino().keys() | cache.by_home_ino().keys()
     for path, one in cache.paths.items():
