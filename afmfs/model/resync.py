@@ -22,6 +22,9 @@ moved aside, into home's trash, first:
     an equal file     anything (failover)     SKIP: nothing is sent
     another type      data, or no file        MAKE; what is there goes aside
     another type      a file without data     LOST
+    the known file    a file that is removed  SKIP: nobody will ask home for its data but those
+                      and open                who have it open; they have theirs here
+    anything else     the same                LOST: they would ask for it again and again
 
 Uncached bytes that an earlier job has made null are nulls of our own: nothing has to be kept of
 them, and so a second resync changes nothing.
@@ -103,6 +106,7 @@ class Cached(NamedTuple):
     dirty: bool = False  # something of it is pending
     unread: bool = False  # a directory's names, or where a symbolic link leads, are not known
     resized: bool = False  # its size is: home's bytes are not what they were to be
+    removed: bool = False  # it has no name here, and is kept for who has it open
 
     @property
     def without_data(self) -> bool:
@@ -127,6 +131,9 @@ class Verdict(NamedTuple):
 
 
 def verdict(cached: Cached, found: Found | None, job: Job) -> Verdict:
+    if cached.removed:
+        there = job.kind is Kind.RECOVERY or (found is not None and found.known)
+        return Verdict(Do.SKIP if there else Do.LOST)
     if found is None or found.kind != cached.kind:
         if cached.without_data:
             return Verdict(Do.LOST)

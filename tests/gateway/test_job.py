@@ -17,7 +17,7 @@ from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import HomeAway
 from afmfs.gateway.job.examine import Examiner
 from afmfs.gateway.replay.execute import Directories
-from afmfs.model.entry import ROOT
+from afmfs.model.entry import ROOT, UNLINKED
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
 JOB = 3
@@ -664,6 +664,44 @@ def test_one_bad_file(mount: FakeMount, monkeypatch: pytest.MonkeyPatch, call: s
     repaired = True
     mount.await_message("progress", id=JOB, phase="done")
     assert (mount.home / "bad").read_bytes() == b"new bytes"
+
+
+# -- what is removed here, and open ----------------------------------------------------------------
+
+
+def removed_while_open(mount: FakeMount, name: bytes) -> int:
+    """Of two blocks the first is cached, and written to."""
+    ino = partial(mount, name)
+    mount.write(ino, 0, b"new")
+    mount.rename(name, b"%x" % ino, ROOT, UNLINKED)
+    mount.update(ino, nlink=0)
+    return ino
+
+
+@pytest.mark.parametrize("found", ["missing", "replaced"])
+def test_a_file_that_is_removed_while_open_and_that_home_has_lost(
+    mount: FakeMount, found: str
+) -> None:
+    """It was reported as missing again and again: each read of it asked for another resync."""
+    ino = removed_while_open(mount, b"f")
+    if found == "replaced":
+        (mount.home / "other").write_bytes(b"another")
+        (mount.home / "other").rename(mount.home / "f")
+    else:
+        (mount.home / "f").unlink()
+    start(mount)
+    assert resync(mount) == {ino: "lost"}
+    assert mount.pending() == [] and moved(mount) == []
+    assert not (mount.home / f".afm/unlinked/{ino:x}").exists()
+    assert (mount.home / "f").exists() == (found == "replaced")
+
+
+def test_a_file_that_is_removed_while_open_is_kept_as_it_is(mount: FakeMount) -> None:
+    ino = removed_while_open(mount, b"f")
+    start(mount)
+    assert ino not in resync(mount)
+    assert (mount.home / f".afm/unlinked/{ino:x}").read_bytes() == DATA
+    assert mount.pending() == [] and moved(mount) == []
 
 
 # -- uncached bytes that are null already ----------------------------------------------------------

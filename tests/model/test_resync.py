@@ -51,6 +51,7 @@ EMPTY = Cached(FILE)  # of no bytes: none is missing
 A_DIRECTORY, A_LINK, A_FIFO = Cached(DIRECTORY), Cached(LINK), Cached(FIFO)
 NO_FILES = (A_DIRECTORY, A_LINK, A_FIFO)
 WITH_DATA = (PARTIAL, WHOLE, EMPTY)
+REMOVED = (PARTIAL._replace(removed=True), PARTIAL._replace(removed=True, dirty=True))
 
 KNOWN, CHANGED_FILE = Found(FILE, known=True), Found(FILE)
 EQUAL = Found(FILE, equal=True)
@@ -92,6 +93,10 @@ TABLE = (
     Row("another type", "a part", (PARTIAL,), Found(LINK), Do.MAKE, null=HALF, aside=IN_THE_WAY),
     Row("another type", "no file", NO_FILES, CHANGED_FILE, Do.MAKE, aside=IN_THE_WAY),
     Row("another type", "a file without data", (EVICTED,), Found(DIRECTORY), Do.LOST),
+    Row("the known file", "a file that is removed", REMOVED, KNOWN, Do.SKIP),
+    Row("nothing", "a file that is removed", REMOVED, None, Do.LOST, OFTEN),
+    Row("another version", "a file that is removed", REMOVED, CHANGED_FILE, Do.LOST, OFTEN),
+    Row("nothing", "a file that is removed", REMOVED, None, Do.SKIP, ("recovery",)),
     Row("a directory", "a directory", (A_DIRECTORY,), Found(DIRECTORY), Do.PUSH),
     Row("the same link", "a link", (A_LINK,), Found(LINK, known=True), Do.PUSH, OFTEN),
     Row("what is known", "no change", (*WITH_DATA, EVICTED), KNOWN, Do.SKIP, ("recovery",)),

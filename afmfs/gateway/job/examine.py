@@ -181,8 +181,9 @@ class Examiner:
             unread = kind == stat.S_IFDIR and row.listed != LISTED
             return Cached(kind, dirty=dirty, unread=unread or row.target == UNTOLD)
         sources = self.work.view.sources(row.ino, ((0, row.size),) if row.size else ())
+        removed = row.nlink == 0
         if sources is None:
-            return Cached(kind, dirty=dirty)
+            return Cached(kind, dirty=dirty, removed=removed)
         gaps: Ranges = ()
         if not row.whole and row.home_valid:
             gaps = ((0, min(row.size, row.home_valid)),)
@@ -193,7 +194,7 @@ class Examiner:
             # Its last entry may be retired, as names are settled first, and an older one not.
             dirty = self.work.view.is_pending(row.ino) or self._was_dirty(row)
         resized = dirty and not sources.valid and self.work.view.is_resized(row.ino)
-        return Cached(kind, sources.valid, gaps, dirty=dirty, resized=resized)
+        return Cached(kind, sources.valid, gaps, dirty=dirty, resized=resized, removed=removed)
 
     # -- home's side -----------------------------------------------------------------------------
 

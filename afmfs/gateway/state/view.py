@@ -41,6 +41,11 @@ _ROW = (
     "ino, mode, uid, gid, rdev, nlink, size, atime, mtime, gen, whole, home_valid, home_size,"
     " home_mtime, home_ino, target, changed, retired, listed"
 )
+_AT_HOME = (
+    f"(nlink>0 OR EXISTS (SELECT 1 FROM dentry WHERE dentry.ino=inode.ino AND parent={UNLINKED}))"
+)
+"""What has no name here, and is open, home keeps in `.afm/unlinked` if it is not all here."""
+
 _LAST_NAME_OP = int(Op.EXCHANGE)
 _OPS = tuple(Op(n) if n else Op.MAKE for n in range(max(Op) + 1))
 
@@ -199,7 +204,7 @@ class View:
     def objects(self, after: int, limit: int, *, changed: bool = False) -> list[Object]:
         """What there is with a larger inode number than `after`, in order; with `changed`, only
         what has changed since its last retired entry."""
-        only = "AND changed>retired" if changed else ""
+        only = "AND nlink>0 AND changed>retired" if changed else ""
         return self._objects(f"ino>? {only} ORDER BY ino LIMIT ?", after, limit)
 
     def objects_among(self, inos: Iterable[int]) -> list[Object]:
@@ -211,7 +216,7 @@ class View:
         with self.snapshot():
             rows = self._db.execute(
                 "SELECT ino, mode, size, whole FROM inode"
-                f" WHERE ino<>{UNLINKED} AND nlink>0 AND {where}",
+                f" WHERE ino<>{UNLINKED} AND {_AT_HOME} AND {where}",
                 values,
             ).fetchall()
             partial = {row[0]: 0 for row in rows if not row[3]}
