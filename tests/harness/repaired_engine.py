@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -95,7 +96,9 @@ class RepairedEngine:
         """It went with the fileset."""
 
     def close(self) -> None:
+        """Home refuses nothing to the next one, also after a program that failed."""
         Doom.spare()
+        Refusals.names = frozenset()
         self.stop()
 
     # -- work ------------------------------------------------------------------------------------
@@ -105,7 +108,9 @@ class RepairedEngine:
         self.rest()
 
     def _flushed(self) -> bool:
-        return not self._pending or bool(self._changed) or self._is_stuck()
+        """Or nothing more will be: also the normal queue waits for a job that is put off."""
+        over = not self._pending or bool(self._changed) or self._is_stuck()
+        return over or (bool(Refusals.names) and self._is_put_off())
 
     def _is_stuck(self) -> bool:
         """Whether home refuses all that is left."""
@@ -132,18 +137,30 @@ class RepairedEngine:
 
         return self.engine.call(waits)
 
-    def permit(self) -> None:
-        Refusals.names = frozenset()
+    def _is_put_off(self) -> bool:
+        """Whether the job waits until what home has refused is due: it does so before anything is
+        planned where names are in doubt, and at its end where only refused rows are left."""
+        process = self._fileset._link.process
+        engine = None if process is None or process.doom.dead else process.gateway._engine
+        with suppress(sqlite3.ProgrammingError):  # it dies meanwhile, and its journal is closed
+            return engine is not None and bool(engine.replay.jobs._is_early(time.time_ns()))
+        return False
 
+    def _resume(self) -> None:
         async def resume() -> None:  # in any state
             self._fileset._link.post({"type": "resume"})
+
+        self.engine.call(resume)
+        time.sleep(AWAY_S)
+
+    def permit(self) -> None:
+        Refusals.names = frozenset()
 
         def is_done() -> bool:
             """What was refused in the moment before is tried again as well."""
             if self._idle() and self._flushed():
                 return True
-            self.engine.call(resume)
-            time.sleep(AWAY_S)
+            self._resume()
             return False
 
         self._ask_flush()
@@ -194,11 +211,11 @@ class RepairedEngine:
         return begin, self._idle
 
     def _idle(self, also: Callable[[], bool] = lambda: True) -> bool:
-        """Whether there is no job; asked where nothing comes between two questions."""
+        """Whether there is no job, or one that can't go on as home refuses something; asked where
+        nothing comes between two questions."""
 
         async def idle() -> bool:
-            job = self._fileset.status().job
-            waits = job is not None and job.phase == "waiting" and bool(Refusals.names)
+            waits = bool(Refusals.names) and self._is_put_off()
             return (self._fileset.jobs.current is None or waits) and also()
 
         return self.engine.call(idle)
@@ -229,6 +246,8 @@ class RepairedEngine:
                 elif self._away.exists():
                     time.sleep(AWAY_S)
                     os.rename(self._away, self.home)
+                elif not Refusals.names and self._is_put_off():
+                    self._resume()  # what was refused once: a resume does not outlive a gateway
                 time.sleep(POLL_S)
         finally:
             Doom.spare()
