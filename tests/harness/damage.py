@@ -28,6 +28,7 @@ class Damage:
     def __init__(self, home: Path, outside: Path) -> None:
         self.root, self.outside = os.fsencode(home), os.fsencode(outside)
         self.foreign: set[Name] = set()
+        self.strangers: set[int] = set()  # inodes that came to be by it
         self.done: list[str] = []
 
     def move(self, home: Path) -> None:
@@ -208,6 +209,7 @@ class Damage:
         else:
             os.mkfifo(path)
         self._claim(path)
+        self.strangers.add(os.lstat(path).st_ino)
 
     def lead_out(self, index: int, *, keep: bool) -> None:
         """A directory is swapped for a symlink that leads out of home, to a tree that has the same

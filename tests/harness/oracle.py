@@ -227,13 +227,16 @@ def check_xattrs(after: Moment) -> None:
             raise Wrong(f"{path!r}: {sorted(lacking)} differ at home: {one}")
 
 
-def check_names(after: Moment, foreign: set[Name]) -> None:
+def check_names(after: Moment, foreign: set[Name], strangers: Set[int] = frozenset()) -> None:
     """What the cache has removed or renamed away is not at home: whatever it does not have there
-    was made or moved there by somebody else (`foreign`: such names), or holds what was."""
+    was made or moved there by somebody else (`foreign`: such names), or holds what was. `strangers`
+    are objects that the cache has never known, wherever they are: put in the place of a file that
+    is exchanged, one of them is moved to the other name, and kept there."""
     strange = {
         path
         for path, one in after.home.tree.items()
-        if any(name in foreign for name, (_, where) in one.names.items() if where == path)
+        if one.ino in strangers
+        or any(name in foreign for name, (_, where) in one.names.items() if where == path)
     }
     for path in after.home.tree:
         if path in after.cache.paths or _below(path, strange):

@@ -156,7 +156,9 @@ class RepairMachine(ProgramMachine):
 
     def moment(self) -> Moment:
         self.tested.rest()
-        return Moment(HomeState(self.where), CacheState(self.tested.cache, BLOCK))
+        now = Moment(HomeState(self.where), CacheState(self.tested.cache, BLOCK))
+        self.damage.strangers -= now.cache.by_home_ino().keys()  # taken for the cache's own
+        return now
 
     def _before(self, hit: Any) -> Moment:
         """Programs don't survive a crash of what they have files open on."""
@@ -236,7 +238,7 @@ class RepairMachine(ProgramMachine):
             return after
         oracle.check_gaps(before, after, nulls=how == "manual")
         oracle.check_agrees(before, after)
-        oracle.check_names(after, self.damage.foreign)
+        oracle.check_names(after, self.damage.foreign, self.damage.strangers)
         oracle.check_trash(after)
         if self.xattrs:
             oracle.check_xattrs(after)
