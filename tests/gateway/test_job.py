@@ -699,9 +699,27 @@ def test_a_file_that_is_removed_while_open_and_that_home_has_lost(
 def test_a_file_that_is_removed_while_open_is_kept_as_it_is(mount: FakeMount) -> None:
     ino = removed_while_open(mount, b"f")
     start(mount)
-    assert ino not in resync(mount)
+    assert resync(mount)[ino] == "resynced"
     assert (mount.home / f".afm/unlinked/{ino:x}").read_bytes() == DATA
     assert mount.pending() == [] and moved(mount) == []
+
+
+def test_a_file_with_two_names_that_was_swapped_with_another(mount: FakeMount) -> None:
+    """Nothing of either is cached. The other one is looked at first, under the name where home has
+    this one now, changed, which is this one's still."""
+    (mount.home / "a").write_bytes(b"other")
+    mount.adopt(b"a")
+    (mount.home / "x").write_bytes(DATA)
+    os.link(mount.home / "x", mount.home / "y")
+    ino = mount.adopt(b"x")
+    mount.add_name(ROOT, b"y", ino)
+    start(mount)
+    (mount.home / "a").rename(mount.home / "old")
+    (mount.home / "y").rename(mount.home / "a")
+    (mount.home / "old").rename(mount.home / "y")
+    os.utime(mount.home / "x")
+    resync(mount)
+    assert [(mount.home / name).read_bytes() for name in "xy"] == [DATA, DATA]
 
 
 # -- uncached bytes that are null already ----------------------------------------------------------

@@ -164,7 +164,7 @@ class RepairedEngine:
             return False
 
         self._ask_flush()
-        self.engine.call(resume)  # also where home was changed: the next resync settles it
+        self._resume()  # also where home was changed: the next resync settles it
         self._await(is_done, "done")
         self.rest()
 

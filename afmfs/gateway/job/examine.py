@@ -150,9 +150,12 @@ class Examiner:
         if st.st_nlink <= ours or not work.home.properties.stable_inodes:
             return False
         # Till the cache knows of it, what was taken over is known here.
-        others = {self._taken.setdefault(st.st_ino, row.ino), *work.journal.told_of(st.st_ino)}
-        others.update(work.view.known_as(st.st_ino))
-        return any(self._leads_to(ino, st) for ino in others - {row.ino})
+        others = {*work.journal.told_of(st.st_ino), *work.view.known_as(st.st_ino)}
+        others.add(self._taken.get(st.st_ino, row.ino))
+        if any(self._leads_to(ino, st) for ino in others - {row.ino}):
+            return True  # and not taken over: it is that one's still
+        self._taken[st.st_ino] = row.ino
+        return False
 
     def _leads_to(self, ino: int, st: os.stat_result) -> bool:
         """Whether one of the inode's names at home is of the object."""
