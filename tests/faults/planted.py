@@ -143,8 +143,7 @@ PLANTED = (
     Fault(
         "a job that goes by names that are in doubt",
         "afmfs/gateway/replay/steps.py",
-        "        return [e.id for e in self.view.entries(ids) if e.op not in DATA_OPS] if ids "
-        "else []\n",
+        "        return [e.id for e in self.view.entries(ids) if e.op in MOVES] if ids else []\n",
         "        return []\n",
         ("tests/gateway/test_job_and_doubts.py",),
     ),

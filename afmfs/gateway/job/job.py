@@ -170,7 +170,7 @@ class Jobs:
         """When the first of the requeued rows is due. Not while the normal queue has changes of
         names in doubt, which it settles first: rows would be looked for, and made, elsewhere."""
         found = self._priority.next_try()
-        if found is not None and self._priority.phase == WAITING and self._steps.names_in_doubt():
+        if found is not None and self._priority.phase == WAITING and self._steps.moves_in_doubt():
             return max(found, time.time_ns() + AGAIN_NS)
         return found
 

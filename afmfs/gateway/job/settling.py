@@ -66,7 +66,7 @@ class Settling:
         """
         waiting = self._steps.journal.requeued()
         tries = [waiting[i].next_try_ns if i in waiting else 0 for i in self._half_done()]
-        tries += [waiting[i].next_try_ns for i in self._steps.names_in_doubt() if i in waiting]
+        tries += [waiting[i].next_try_ns for i in self._steps.moves_in_doubt() if i in waiting]
         return is_early(min(tries, default=0), now_ns)
 
     def _half_done(self) -> list[int]:
@@ -80,7 +80,7 @@ class Settling:
         entries = self._unsettled(job)
         if not entries:
             self._claims = None
-            if doubts := self._steps.names_in_doubt():  # each waits for one that is not due
+            if doubts := self._steps.moves_in_doubt():  # each waits for one that is not due
                 time.sleep(PAUSE_S)
             return bool(doubts)
         # Merged, they would pass over names where home may have what they move.
@@ -130,7 +130,7 @@ class Settling:
             found = [e for e in split_held(entries, refused)[0] if wanted(e)]
             if found:
                 return found
-        if steps.names_in_doubt():
+        if steps.moves_in_doubt():
             return []
         held = self._held_by(refused)
         while self._after < job.bound and not held.is_full:

@@ -12,7 +12,9 @@ from afmfs.gateway.replay.site import Site
 from afmfs.gateway.state.journal import Journal, Outcome, Requeued
 from afmfs.gateway.state.progress import Progress
 from afmfs.gateway.state.view import View
-from afmfs.model.entry import DATA_OPS
+from afmfs.model.entry import DATA_OPS, Op
+
+MOVES = (Op.RENAME, Op.EXCHANGE)
 
 
 class NoPoint(Exception):
@@ -42,11 +44,11 @@ class Steps:
         late = [r.id for r in requeued if now_ns is None or is_early(r.next_try_ns, now_ns)]
         return {e.id for e in self.view.entries(sorted(late)) if e.op not in DATA_OPS}
 
-    def names_in_doubt(self) -> list[int]:
-        """Changes of names that home may have seen, and that are not settled."""
+    def moves_in_doubt(self) -> list[int]:
+        """Entries that have moved something at home, or not: it is not known where it is."""
         ids = [i for ids in self.journal.flights().values() for i in ids]
         ids = sorted(i for i in ids if not self.progress.executed(i))
-        return [e.id for e in self.view.entries(ids) if e.op not in DATA_OPS] if ids else []
+        return [e.id for e in self.view.entries(ids) if e.op in MOVES] if ids else []
 
     def land(
         self,
