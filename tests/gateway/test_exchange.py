@@ -14,6 +14,8 @@ import pytest
 
 from afmfs.gateway.home import connection
 from afmfs.gateway.home.home import Home
+from afmfs.gateway.home.trouble import HomeAway
+from afmfs.gateway.replay.site import Site
 from afmfs.gateway.state.journal import Journal
 from tests.gateway.fake_mount import BLOCK, FakeMount
 
@@ -277,6 +279,30 @@ def test_a_job_finishes_what_was_cut_off_in_the_middle(
     away.code = 0
     assert "lost" not in end(mount).values()
     assert tree(mount) == SWAPPED[files] and not trash(mount)
+
+
+def test_what_a_job_moved_alone_is_not_moved_back_when_it_is_cut_off(
+    mount: FakeMount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Home has lost the one, which is gone here by now: no number tells that it is not the other
+    that stands in its place."""
+    real, cut = Site.sync, list[bool]()
+
+    def sync(site: Site, home: Home, *told: Any) -> None:
+        if (mount.home / "a").exists() and not cut:
+            cut.append(True)
+            raise HomeAway("Disconnected", "cut")
+        real(site, home, *told)
+
+    monkeypatch.setattr(Site, "sync", sync)
+    files(mount)
+    mount.exchange(b"a", b"b")
+    mount.remove(b"b")
+    (mount.home / "a").unlink()
+    mount.start()
+    begin(mount)
+    assert "lost" not in end(mount).values()
+    assert cut and tree(mount) == {"a": B} and not trash(mount)
 
 
 def test_what_is_half_done_is_not_dropped(

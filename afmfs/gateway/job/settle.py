@@ -192,8 +192,8 @@ class Settler:
         """Where only one of the two is where it was, it goes to its new place all the same: left
         under its old name it would be nobody's, and what only home has of it lost."""
         one, two = self._lstat(action.place), self._lstat(action.target)
-        here = self._is_at(action.ino, (one, action.place), (two, action.target))
-        there = self._is_at(action.other, (two, action.target), (one, action.place))
+        here = self._is_at(action.ino, action.other, (one, action.place), (two, action.target))
+        there = self._is_at(action.other, action.ino, (two, action.target), (one, action.place))
         if here and there or (self._job.careful and (here or there) and one and two):
             # One alone tells, where the version of the other is not known, that it was not done.
             self._exchanger.execute(action)
@@ -208,7 +208,8 @@ class Settler:
         try:
             moved = exchanger.has_moved_both(action)
             moved = moved or (one is not None and self._meant.is_certain(action.other, one))
-            if not moved and self._is_at(action.other, (two, action.target), (one, action.place)):
+            second = (two, action.target), (one, action.place)
+            if not moved and self._is_at(action.other, action.ino, *second):
                 assert two is not None
                 self.move(two, action.target, action.place, IN_THE_WAY)
             first = self.work.home.lstat_anew(*exchanger.aside(action))
@@ -218,12 +219,17 @@ class Settler:
             raise self.work.trouble(exc, action.target, Verb.MOVE, action.kind) from exc
         self._move(first, lambda: exchanger.aside(action), action.target, IN_THE_WAY)
 
-    def _is_at(self, ino: int, here: _At, there: _At) -> bool:
-        """Whether an inode is in the one place, and certainly not in the other."""
+    def _is_at(self, ino: int, rival: int, here: _At, there: _At) -> bool:
+        """Whether an inode is in the one place, and certainly not in the other. What is certainly
+        the one that it changes places with is there by an attempt that was cut short: the name
+        alone would have it moved back."""
 
         def says(found: os.stat_result | None, place: Place) -> bool:
             return found is not None and self._meant.says(ino, found, found.st_mode, place)
 
+        found, like = here[0], self._meant.is_like
+        if found is not None and like(rival, found) and not like(ino, found):
+            return False
         return says(*here) and not (self._job.careful and says(*there))
 
     def move(self, found: os.stat_result, place: Place, target: Place, why: str) -> None:
