@@ -6,29 +6,18 @@ import ctypes
 import errno
 import os
 import queue
-import re
 import subprocess
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from afmfs.errors import Refused
 from afmfs.model.tunables import MountOptions
+from afmfs.mountinfo import FSTYPE, Mounted, mounted
 
-FSTYPE = "fuse.afmfs"
 MNT_DETACH = 2
 
 ANSWER_S = 15.0
 """A mount that takes longer to say how full it is does not answer: that waits for nothing."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mounted:
-    """One line of the mount table."""
-
-    point: str
-    fstype: str
-    source: str
 
 
 def check(point: Path) -> None:
@@ -91,20 +80,8 @@ def _answers(point: Path) -> bool | None:
 
 def mounted_at(point: Path) -> Mounted | None:
     """The uppermost mount on exactly this path."""
-    wanted = os.fsencode(point)
-    found = None
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            left, _, right = line.partition(b" - ")
-            here = _unescape(left.split(b" ")[4])
-            if here == wanted:
-                fstype, source = right.split(b" ")[:2]
-                found = Mounted(os.fsdecode(here), fstype.decode(), os.fsdecode(_unescape(source)))
-    return found
-
-
-def _unescape(word: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), word)
+    here = [one for one in mounted() if one.point == os.fspath(point)]
+    return here[-1] if here else None
 
 
 def detach(point: Path) -> None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from afmfs import mountinfo
 from afmfs.admin.access import READ_SECONDS, Access, Hung
 from afmfs.cache.report.status import Status, from_json
+from afmfs.mountinfo import FSTYPE, Mounted
 
-FSTYPE = "fuse.afmfs"
-MOUNTINFO = "/proc/self/mountinfo"
 LOCKS = "/proc/locks"
 
 
@@ -145,35 +146,20 @@ def explain(error: Exception, mount: Mount) -> str:
 
 
 def mounts() -> list[Mount]:
-    """The afmfs mounts of this mount namespace."""
-    with open(MOUNTINFO, "rb") as table:
-        return parse(table.read())
+    """The afmfs mounts of this mount namespace, each once."""
+    return uncovered(mountinfo.mounted())
 
 
-def parse(table: bytes) -> list[Mount]:
-    """The afmfs mounts of a mountinfo table, each once: without bind mounts of it, and without what
-    another mount covers."""
-    on_top: dict[str, Mount | None] = {}
-    for line in filter(None, table.split(b"\n")):
-        before, _, after = line.partition(b" - ")
-        _, _, number, root, point, *_ = before.split(b" ")
-        kind, source, options, *_ = after.split(b" ")
-        name = unescape(point)
-        ours = kind == FSTYPE.encode() and root == b"/"
-        owner = re.search(rb"(?:^|,)user_id=([0-9]+)(?:,|$)", options)
-        seen = Mount(unescape(source), name, number.decode(), int(owner[1]) if owner else 0)
-        on_top[name] = seen if ours else None
+def uncovered(table: Iterable[Mounted]) -> list[Mount]:
+    """The afmfs mounts of all, without bind mounts of them, and without what another covers."""
+    on_top = {one.point: one for one in table}
     found: dict[str, Mount] = {}
-    for mount in on_top.values():
-        if mount is not None:
-            found.setdefault(mount.number, mount)
+    for one in on_top.values():
+        if one.fstype == FSTYPE and one.root == "/":
+            owner = re.search(r"(?:^|,)user_id=([0-9]+)(?:,|$)", one.options)
+            user = int(owner[1]) if owner else 0
+            found.setdefault(one.device, Mount(one.source, one.point, one.device, user))
     return [*found.values()]
-
-
-def unescape(field: bytes) -> str:
-    """A field of mountinfo: space, tab, newline and backslash are octal there."""
-    raw = re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), field)
-    return os.fsdecode(raw)
 
 
 def lock_owner(path: str) -> int | None:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from afmfs.admin import find as finding
+from afmfs import mountinfo
 from afmfs.admin.access import Access, Hung
-from afmfs.admin.find import Mount, NotFound, explain, find, lock_owner, parse, unescape
+from afmfs.admin.find import Mount, NotFound, explain, find, lock_owner, uncovered
 from afmfs.cache.report.status import Status, render_json
+from afmfs.cache.store.settings import file_system_of
+from mount.mountpoint import mounted_at
 
 TABLE = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 40 22 0:50 / /mnt/a\040b rw,nosuid - fuse.afmfs fs1 rw,user_id=0
@@ -25,16 +27,24 @@ TABLE = rb"""22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
 """
 
 
-def test_parse() -> None:
-    assert parse(TABLE) == [
+def test_uncovered() -> None:
+    assert uncovered(mountinfo.parse(TABLE)) == [
         Mount("fs1", "/mnt/a b", "0:50"),
         Mount("fs1", "/mnt/two", "0:51"),
         Mount("fs3", "/mnt/\\\udcff", "0:56"),
     ]
 
 
-def test_unescape() -> None:
-    assert unescape(rb"a\040\011\012\134x") == "a \t\n\\x"
+def test_any_bytes() -> None:
+    (one,) = mountinfo.parse(rb"47 22 0:56 / a\040\011\012\134\377x rw - tmpfs \043 rw")
+    assert (one.point, one.source) == ("a \t\n\\\udcffx", "#")
+
+
+def test_bytes_that_are_no_text(make: Make) -> None:
+    """Of a mount that is nobody's concern here: it kept every cache from being mounted."""
+    with open(mountinfo.TABLE, "ab") as table:
+        table.write(b"99 1 0:99 / /mnt/\xff rw - tmpfs tmpfs rw\n")
+    assert file_system_of(Path("/")) == "" and mounted_at(Path(os.fsdecode(b"/mnt/\xff")))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +71,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Adds a directory with a status.json to a table of mounts of our own."""
     table = tmp_path / "mountinfo"
     table.touch()
-    monkeypatch.setattr(finding, "MOUNTINFO", str(table))
+    monkeypatch.setattr(mountinfo, "TABLE", str(table))
 
     def add(device: str, fileset: str, *, readable: bool = True) -> Path:
         point = tmp_path / fileset

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from afmfs import mountinfo
 from afmfs.admin import find
 from afmfs.admin.access import Access
 from tests.conftest import MakeMount
@@ -146,7 +147,7 @@ def test_nobody_else_answers_in_the_place_of_a_mount(
 ) -> None:
     """Whoever mounts something of their own under a device's name gets none of its commands."""
     (tmp_path / "mountinfo").write_bytes(MOUNTINFO)
-    monkeypatch.setattr(find, "MOUNTINFO", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(mountinfo, "TABLE", str(tmp_path / "mountinfo"))
     asked: list[str] = []
 
     class Deaf(Access):

@@ -20,6 +20,7 @@ from afmfs.model.blocks import DEFAULT_BLOCK, is_block_size
 from afmfs.model.entry import ROOT
 from afmfs.model.target import parse_target
 from afmfs.model.tunables import MountOptions, Tunables
+from afmfs.mountinfo import mounted
 
 NETWORK_FILE_SYSTEMS = {
     "9p", "afs", "ceph", "cifs", "coda", "gfs2", "glusterfs", "lustre", "ncpfs", "nfs", "nfs4",
@@ -229,11 +230,7 @@ def _refuse_nesting(what: str, path: Path, other: str, place: Path) -> None:
 
 
 def file_system_of(path: Path) -> str:
-    """The type of the file system that holds `path`, as mountinfo has it."""
+    """The type of the file system that holds `path`, as mountinfo has it; "" if it does not."""
     device = os.stat(path).st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if before.split()[2] == wanted:
-            return after.split()[0]
-    return ""
+    return next((one.fstype for one in mounted() if one.device == wanted), "")
