@@ -98,14 +98,20 @@ def test_nothing_is_sent_to_what_may_have_moved(
     assert at_last(mount, home) == {"e": None, "e/f": b"new" + LONG[3:]}
 
 
+def with_x(mount: FakeMount) -> int:
+    """A directory d of one file x; its inode."""
+    (mount.home / "d").mkdir()
+    (mount.home / "d/x").write_bytes(DATA)
+    directory = mount.adopt(b"d")
+    mount.adopt(b"x", directory, "d")
+    return directory
+
+
 def test_what_a_change_in_doubt_depends_on_is_in_doubt_too(
     mount: FakeMount, home: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was refused: what waits for it must not be settled as if it were done."""
-    (mount.home / "d").mkdir()
-    directory = mount.adopt(b"d")
-    (mount.home / "d/x").write_bytes(DATA)
-    mount.adopt(b"x", directory, "d")
+    directory = with_x(mount)
     run, cut = Execution.run, list[bool]()
 
     def running(execution: Execution, batch: Batch) -> Any:
@@ -132,10 +138,7 @@ def test_what_a_change_in_doubt_depends_on_is_in_doubt_too(
 def test_its_rows_wait_for_names_that_may_have_moved_meanwhile(
     mount: FakeMount, home: Refusing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (mount.home / "d").mkdir()
-    directory = mount.adopt(b"d")
-    (mount.home / "d/x").write_bytes(DATA)
-    mount.adopt(b"x", directory, "d")
+    directory = with_x(mount)
     mount.make(b"z", DATA, parent=directory)
     gateway = mount.start()
     mount.settle()

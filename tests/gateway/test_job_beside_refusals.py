@@ -224,15 +224,20 @@ def test_names_of_any_bytes(mount: FakeMount, home: Refusing) -> None:
     assert at_last(mount, home)[os.fsdecode(name)] == DATA
 
 
+def refuses_x_in_d(mount: FakeMount, home: Refusing) -> int:
+    """A directory d, of which home refuses the name x to the file a beside it; its inode."""
+    (mount.home / "d").mkdir()
+    (mount.home / "a").write_bytes(DATA)
+    mount.adopt(b"a")
+    home.refuse("rename_new", b"x", code=errno.EACCES)
+    return mount.adopt(b"d")
+
+
 def test_a_name_in_a_directory_that_the_job_could_not_make(
     mount: FakeMount, home: Refusing
 ) -> None:
     """The entry may be tried again before the directory is: that says nothing about home."""
-    (mount.home / "d").mkdir()
-    directory = mount.adopt(b"d")
-    (mount.home / "a").write_bytes(DATA)
-    mount.adopt(b"a")
-    home.refuse("rename_new", b"x", code=errno.EACCES)
+    directory = refuses_x_in_d(mount, home)
     home.refuse("make_dir", b"d", code=errno.EACCES)
     mount.rename(b"a", b"x", ROOT, directory)
     mount.start()
@@ -253,11 +258,7 @@ def test_a_change_that_was_not_settled_is_never_done_with_the_job(
     mount: FakeMount, home: Refusing
 ) -> None:
     """Home refused it then; tried again since, it has met what somebody did at home."""
-    (mount.home / "d").mkdir()
-    directory = mount.adopt(b"d")
-    (mount.home / "a").write_bytes(DATA)
-    mount.adopt(b"a")
-    home.refuse("rename_new", b"x", code=errno.EACCES)
+    directory = refuses_x_in_d(mount, home)
     mount.make(b"f", DATA)
     renamed = mount.next_id
     mount.rename(b"a", b"x", ROOT, directory)
