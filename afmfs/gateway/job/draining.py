@@ -13,9 +13,10 @@ import time
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import MayEnd
 from afmfs.gateway.job.concerned import data_entries
+from afmfs.gateway.job.decision import Decision
 from afmfs.gateway.job.examine import Examiner
 from afmfs.gateway.job.intents import Intents
-from afmfs.gateway.job.priority import Decision, Due, Planned, Priority, Refusal, number
+from afmfs.gateway.job.priority import Due, Planned, Priority, Refusal, number
 from afmfs.gateway.job.reconcile import Landed, Reconciler, clear_beside
 from afmfs.gateway.replay.backoff import pause_ns
 from afmfs.gateway.replay.execute import Directories

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from afmfs.gateway.home.home import Home
-from afmfs.gateway.job.priority import Aside
+from afmfs.gateway.job.decision import Aside
 from afmfs.gateway.state.journal import Journal
 from afmfs.gateway.trash.aside import is_aside
 from afmfs.gateway.trash.book import (

@@ -16,11 +16,11 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from afmfs.gateway.job.decision import Decision
 from afmfs.gateway.replay.backoff import MOST_NS
 from afmfs.gateway.replay.exchange import half_done
 from afmfs.gateway.state.journal import Journal, Outcome
 from afmfs.gateway.trash.book import TrashBook
-from afmfs.model.action import Place
 from afmfs.model.order import NOTHING_OWED, Owed
 from afmfs.model.ranges import Ranges
 from afmfs.model.resync import GROWN, Do, Job, Kind
@@ -32,47 +32,6 @@ PLANNING, PUSHING, WAITING, DONE = "planning", "pushing", "waiting", "done"
 """Phases of a job: what a recovery is about is noted; pending names are settled; objects that lost
 entries have left elsewhere are sought; rows are written; rows are executed; only requeued ones are
 left; everything is at home."""
-
-
-class Aside(NamedTuple):
-    """Something that is moved to home's trash."""
-
-    place: Place
-    number: int  # in the trash
-    why: str
-    path: bytes  # below home's root
-    kind: int
-    size: int
-
-
-class Decision(NamedTuple):
-    """What is done about one object, as it was decided."""
-
-    do: Do
-    at: Place | None = None  # the name under which it is made, or was found
-    null: Ranges = ()
-    asides: tuple[Aside, ...] = ()
-
-    def dump(self) -> str:
-        at = None if self.at is None else [self.at[0], self.at[1].hex()]
-        asides = [
-            [a.place[0], a.place[1].hex(), a.number, a.why, a.path.hex(), a.kind, a.size]
-            for a in self.asides
-        ]
-        return json.dumps([self.do, at, self.null, asides])
-
-    @classmethod
-    def load(cls, text: str) -> Decision:
-        do, at, null, asides = json.loads(text)
-        return cls(
-            Do(do),
-            None if at is None else (at[0], bytes.fromhex(at[1])),
-            tuple((a, b) for a, b in null),
-            tuple(
-                Aside((parent, bytes.fromhex(name)), number, why, bytes.fromhex(path), kind, size)
-                for parent, name, number, why, path, kind, size in asides
-            ),
-        )
 
 
 class Due(NamedTuple):
@@ -218,11 +177,11 @@ class Priority:
         """Note some inodes that the job is about, without a place in the queue; also if it was
         said before."""
         with self._journal.transaction() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO priority (n, ino, bytes) VALUES (?,?,0)",
+            noted = db.executemany(
+                "INSERT OR IGNORE INTO priority (n, ino, bytes) VALUES (?,?,0)",
                 [(-ino, ino) for ino in inos],
             )
-        self._count()
+        self.left += noted.rowcount
         self.figures["total"] = self.left
 
     def collected(self, limit: int) -> list[int]:
@@ -281,9 +240,11 @@ class Priority:
         ]
 
     def next_try(self) -> int | None:
-        """When the first of the requeued rows is due; not as long as an exchange stands half done,
-        under whose names they might be looked for: it is seen every second whether it does."""
-        found: int | None = self._journal.query("SELECT min(next_try_ns) FROM priority")[0][0]
+        """When the first of the rows is due: at once, if home was not asked for it yet. Not as long
+        as an exchange stands half done, under whose names they might be looked for: it is seen
+        every second whether it does."""
+        rows = self._journal.query("SELECT min(ifnull(next_try_ns, 0)) FROM priority")
+        found: int | None = rows[0][0]
         if self.active or (found is not None and half_done(self._journal)):
             return max(found or 0, time.time_ns() + AGAIN_NS)
         return found

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field, replace
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.stamp import Stamp
 from afmfs.gateway.home.trouble import Inconsistent, MayEnd, Unrepresentable, Verb
+from afmfs.gateway.job.decision import Aside, Decision
 from afmfs.gateway.job.examine import Case, Examiner, Seen, same_object
-from afmfs.gateway.job.priority import Aside, Decision, Due
+from afmfs.gateway.job.priority import Due
 from afmfs.gateway.job.way import make_way
 from afmfs.gateway.replay.naming import Namer
 from afmfs.gateway.replay.pushing import Pusher

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from afmfs.gateway.home.stamp import Stamp, take
 from afmfs.gateway.home.trouble import HomeAway, Inconsistent, MayEnd, Unrepresentable, Verb
 from afmfs.gateway.job.concerned import Claims
+from afmfs.gateway.job.decision import Aside
 from afmfs.gateway.job.meant import Meant
-from afmfs.gateway.job.priority import Aside
 from afmfs.gateway.job.way import way_to
 from afmfs.gateway.replay.exchange import Exchanger
 from afmfs.gateway.replay.work import Contradicted, Failed, Work

@@ -14,8 +14,8 @@ from typing import Any
 from afmfs.gateway.home.contact import Contact
 from afmfs.gateway.home.home import Home
 from afmfs.gateway.home.trouble import MayEnd
+from afmfs.gateway.job.decision import Decision
 from afmfs.gateway.job.examine import Examiner
-from afmfs.gateway.job.priority import Decision
 from afmfs.gateway.job.reconcile import Reconciler
 from afmfs.gateway.replay.work import Work
 from afmfs.gateway.report.reports import Row
