@@ -31,6 +31,8 @@ ROUNDS = int(os.environ.get("AFMFS_ROUNDS", "1"))
 SEED = int(os.environ.get("AFMFS_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 20)
 
 CUTS = 8
+MOST_CUTS = 5 * CUTS
+"""Where none of the first has cost anything: one in twenty lives was so."""
 
 pytestmark = [
     pytest.mark.mounted,
@@ -64,9 +66,11 @@ def test_under_both(
         assert not list(life.go_on())
         life.check()
     log = recording.disks.log()
-    lost = [examine(recording, log, cut_at(recording, log, dice)) for _ in range(CUTS)]
+    lost: list[int] = []
+    while len(lost) < CUTS or (not any(lost) and len(lost) < MOST_CUTS):
+        lost.append(examine(recording, log, cut_at(recording, log, dice)))
     print(f"steps lost: {lost}")
-    assert caplog.text.count(LOST) == CUTS  # each time the cache has noticed
+    assert caplog.text.count(LOST) == len(lost)  # each time the cache has noticed
     assert sum(lost) > 0  # what no fsync and no durable point follows, is
     examine_mounted(recording, log, cut_at(recording, log, dice))
 
